@@ -35,8 +35,8 @@ _EULER: Final = frozenset(
     {"euler", "eulerdiscrete", "eulerdiscretescheduler", "flowmatcheulerdiscretescheduler"}
 )
 _OTHER_SOLVERS: Final = frozenset(
-    "unipc unipcmultistep unipcmultistepscheduler ddim ddimscheduler ddpm ddpmscheduler pndm plms pndmscheduler"
-    " lms lmsdiscrete lmsdiscretescheduler heun heundiscretescheduler dpm dpmsolver dpmsolvermultistep"
+    "unipc unipcmultistep unipcmultistepscheduler ddim ddimscheduler ddpm ddpmscheduler pndm plms"
+    " pndmscheduler lms lmsdiscrete lmsdiscretescheduler heun heundiscretescheduler dpm dpmsolver dpmsolvermultistep"
     " dpmsolvermultistepscheduler dpmsolversinglestep dpmpp dpmpp2m dpmpp2mkarras dpmpp2msde dpmpp2msdekarras"
     " dpmppsde dpmppsdekarras dpmpp3msde dpm2m dpm2mkarras dpm2 dpm2a dpmsde dpmfast dpmadaptive eulera"
     " eulerancestral eulerancestraldiscretescheduler kdpm2 kdpm2ancestral deis deismultistep"
@@ -187,7 +187,7 @@ class _Fields:
             _refuse(
                 path,
                 value,
-                f"1 to {MAX_IDENTIFIER_CHARACTERS} characters out of A-Z a-z 0-9 . _ - beginning with a letter or digit",
+                f"1 to {MAX_IDENTIFIER_CHARACTERS} characters out of A-Z a-z 0-9 . _ -, the first a letter or digit",
             )
         return value
 
@@ -213,8 +213,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        text = str(value) if abs(value) < 1e21 else f"{'-' if value < 0 else ''}a number beyond 1e21"
-        return text
+        return str(value) if abs(value) < 1e21 else "a number beyond 1e21"
     if isinstance(value, str):
         printable = "".join(c if c.isprintable() else "?" for c in value[:41])
         return f"'{printable[:40]}…'" if len(value) > 40 else f"'{printable}'"
@@ -276,7 +275,8 @@ def _preset(fields: _Fields, family: Family) -> Preset:
         _refuse("type", value, "one of " + ", ".join(own))
     if preset.family is not family:
         raise InvalidJob(
-            f"type is '{value}', which belongs to the {preset.family.name} worker; this queue takes {', '.join(own)}."
+            f"type is '{value}', which belongs to the {preset.family.name} worker;"
+            f" this queue takes {', '.join(own)}."
         )
     return preset
 

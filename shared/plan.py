@@ -104,46 +104,6 @@ def derived_seed(job_id: str) -> int:
     return int.from_bytes(digest[:8], "big") % (2**32 - 1) + 1
 
 
-def fit_terms(text: str, window: PromptWindow, keep: tuple[str, ...] = ()) -> str:
-    """The longest beginning of `text` that fits the window, cut at a whole term.
-
-    Terms are what stands between commas. Terms in `keep` (compared without case) are never cut, wherever
-    they stand. Where not even the first term fits it is cut at a whole word, and a word at a character.
-    """
-    if window.count(text) <= window.limit:
-        return text
-    terms = [term for term in (term.strip() for term in text.split(",")) if term]
-    cuttable = [term for term in terms if term.casefold() not in keep]
-
-    def joined(number: int) -> str:
-        """All kept terms and the first `number` of the others, in their order."""
-        left = iter(range(len(cuttable)))
-        return ", ".join(term for term in terms if term.casefold() in keep or next(left) < number)
-
-    def fits(candidate: str) -> bool:
-        return window.count(candidate) <= window.limit
-
-    number = _largest(len(cuttable), lambda n: fits(joined(n)))
-    if number or not cuttable:
-        return joined(number)
-    kept = [term for term in terms if term.casefold() in keep]
-    words = cuttable[0].split()
-    for parts, separator in ((words, " "), (list(words[0]), "")):
-        number = _largest(len(parts), lambda n: fits(", ".join([separator.join(parts[:n]), *kept])))  # noqa: B023
-        if number:
-            return ", ".join([separator.join(parts[:number]), *kept])
-    return ", ".join(kept)
-
-
-def _largest(high: int, holds: Callable[[int], bool]) -> int:
-    """The largest n in 0…high for which `holds`, by bisection: a text of n parts grows with n."""
-    low = 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
-
-
 @dataclass(frozen=True, slots=True)
 class PlanDefaults:
     """What the operator decides where the payload says nothing."""
