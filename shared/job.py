@@ -36,11 +36,11 @@ _EULER: Final = frozenset(
 )
 _OTHER_SOLVERS: Final = frozenset(
     "unipc unipcmultistep unipcmultistepscheduler ddim ddimscheduler ddpm ddpmscheduler pndm plms"
-    " pndmscheduler lms lmsdiscrete lmsdiscretescheduler heun heundiscretescheduler dpm dpmsolver dpmsolvermultistep"
-    " dpmsolvermultistepscheduler dpmsolversinglestep dpmpp dpmpp2m dpmpp2mkarras dpmpp2msde dpmpp2msdekarras"
-    " dpmppsde dpmppsdekarras dpmpp3msde dpm2m dpm2mkarras dpm2 dpm2a dpmsde dpmfast dpmadaptive eulera"
-    " eulerancestral eulerancestraldiscretescheduler kdpm2 kdpm2ancestral deis deismultistep"
-    " deismultistepscheduler lcm lcmscheduler tcd ipndm restart sasolver edm edmeuler".split()
+    " pndmscheduler lms lmsdiscrete lmsdiscretescheduler heun heundiscretescheduler dpm dpmsolver"
+    " dpmsolvermultistep dpmsolvermultistepscheduler dpmsolversinglestep dpmpp dpmpp2m dpmpp2mkarras"
+    " dpmpp2msde dpmpp2msdekarras dpmppsde dpmppsdekarras dpmpp3msde dpm2m dpm2mkarras dpm2 dpm2a dpmsde"
+    " dpmfast dpmadaptive eulera eulerancestral eulerancestraldiscretescheduler kdpm2 kdpm2ancestral"
+    " deis deismultistep deismultistepscheduler lcm lcmscheduler tcd ipndm restart sasolver edm edmeuler".split()
 )
 
 
@@ -187,7 +187,7 @@ class _Fields:
             _refuse(
                 path,
                 value,
-                f"1 to {MAX_IDENTIFIER_CHARACTERS} characters out of A-Z a-z 0-9 . _ -, the first a letter or digit",
+                f"1 to {MAX_IDENTIFIER_CHARACTERS} characters A-Z a-z 0-9 . _ -, the first a letter or digit",
             )
         return value
 
