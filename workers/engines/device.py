@@ -285,6 +285,43 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+@contextmanager
+def translated_load_errors(setting: str, model: str) -> Iterator[None]:
+    """The seam around loading a checkpoint, which is named by the setting `setting` with the value `model`.
+
+    A broken CUDA context becomes `NodeFault`; everything else is the checkpoint's or the setting's fault and
+    becomes `SettingsError`.
+    """
+    try:
+        yield
+    except WorkerError:
+        raise
+    # Broad because the libraries raise anything on a checkpoint that is not what they expect.
+    except Exception as error:
+        translated = _translate(error, model)
+        if isinstance(translated, NodeFault):
+            raise translated from error
+        problem = (
+            f"{setting} is {model}, which needs more memory than the device has free."
+            if isinstance(translated, OutOfMemory)
+            else f"{setting} is {model}, which cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+        )
+        raise SettingsError([problem]) from error
+
+
+def quiet_libraries() -> None:
+    """Keep the model libraries' warnings and progress bars out of the log.
+
+    Their warnings may quote the prompt. Called before their pipelines are imported, which warns too.
+    """
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
 # --- tensors -----------------------------------------------------------------------------------------
 
 
