@@ -40,7 +40,8 @@ _OTHER_SOLVERS: Final = frozenset(
     " dpmsolvermultistep dpmsolvermultistepscheduler dpmsolversinglestep dpmpp dpmpp2m dpmpp2mkarras"
     " dpmpp2msde dpmpp2msdekarras dpmppsde dpmppsdekarras dpmpp3msde dpm2m dpm2mkarras dpm2 dpm2a dpmsde"
     " dpmfast dpmadaptive eulera eulerancestral eulerancestraldiscretescheduler kdpm2 kdpm2ancestral"
-    " deis deismultistep deismultistepscheduler lcm lcmscheduler tcd ipndm restart sasolver edm edmeuler".split()
+    " deis deismultistep deismultistepscheduler lcm lcmscheduler tcd ipndm restart sasolver"
+    " edm edmeuler".split()
 )
 
 

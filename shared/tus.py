@@ -46,11 +46,15 @@ def upload_resumably(
     while offset < size:
         try:
             reached = _send_chunk(client, upload_url, file, offset, common)
-        except httpx.TransportError:
+        except httpx.TransportError as broken:
             resumes += 1
             if resumes > MAX_RESUMES:
                 raise
-            reached = _offset(client.head(upload_url, headers=common))
+            try:
+                reached = _offset(client.head(upload_url, headers=common))
+            except httpx.HTTPStatusError:
+                # The server has forgotten the upload: what broke it is the better story.
+                raise broken from None
             # All bytes have arrived, but nobody has said that the object exists now: only an answer to the
             # last chunk says so. The caller starts again.
             if reached >= size:
@@ -65,6 +69,8 @@ def _send_chunk(
     client: httpx.Client, upload_url: str, file: BinaryIO, offset: int, headers: Mapping[str, str]
 ) -> int:
     """Send one chunk and return the offset that the server has reached."""
+    import httpx
+
     file.seek(offset)
     response = client.patch(
         upload_url,
@@ -75,6 +81,8 @@ def _send_chunk(
             "Content-Type": "application/offset+octet-stream",
         },
     )
+    if response.status_code in (404, 410):
+        raise httpx.RemoteProtocolError("the server has forgotten the upload")
     return _offset(response)
 
 

@@ -1,0 +1,407 @@
+"""The queue in Redis: leases, taking, committing, giving back, sweeping.
+
+A worker moves an element from the queue into a list of its own (BLMOVE), and the element stays there until
+one script ends it. Whoever finds the lease of a worker expired moves its list back. ARCHITECTURE.md has the
+protocol and the table of keys; the scripts in `lua/` are the steps, each of them atomic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final, Literal, cast
+
+import redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.retry import Retry
+
+from shared.errors import OwnershipLost, ServiceError, ServiceMisconfigured, ServiceUnavailable
+from shared.job import IDENTIFIER, MAX_IDENTIFIER_CHARACTERS
+
+log = logging.getLogger(__name__)
+
+SEVEN_DAYS_MS: Final = 7 * 24 * 3600 * 1000
+SERVER_CLOCK: Final = resources.files("shared").joinpath("lua/_clock.lua").read_text()
+_BLAME: Final = resources.files("shared").joinpath("lua/_blame.lua").read_text()
+
+
+class Keys:
+    """Names of the keys beside a queue; all of them hash to the queue's own cluster slot."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self._prefix = f"{{{queue}}}:"
+        self.leases = self._prefix + "leases"
+        self.workers = self._prefix + "workers"
+        self.tombstones = self._prefix + "tombstones"
+        self.suspects = self._prefix + "suspects"
+        self.sweeper = self._prefix + "sweeper"
+        self.deliveries = self._prefix + "deliveries"
+        self.dead = self._prefix + "dead"
+        self.outbox = self._prefix + "outbox"
+        self.outbox_bodies = self._prefix + "outbox:bodies"
+        self.outbox_state = self._prefix + "outbox:state"
+        self.outbox_dead = self._prefix + "outbox:dead"
+        self.moderation = self._prefix + "moderation"
+
+    def processing(self, worker: str) -> str:
+        return f"{self._prefix}processing:{worker}"
+
+    def done(self, member: str) -> str:
+        return f"{self._prefix}done:{member}"
+
+    def cancel(self, member: str) -> str:
+        return f"{self._prefix}cancel:{member}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """Times in seconds. `grace_s` is how long an expired lease is only suspected."""
+
+    pop: Literal["left", "right"] = "right"
+    lease_s: float = 90.0
+    grace_s: float = 30.0
+    leftovers_every_s: float = 300.0
+    dead_count: int = 10_000
+    dead_ttl_s: float = 30 * 24 * 3600.0
+
+    @property
+    def push(self) -> str:
+        """The command that puts an element where the next worker takes it first."""
+        return "RPUSH" if self.pop == "right" else "LPUSH"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One element that this worker holds. Its exact bytes are its identity in Redis."""
+
+    raw: bytes
+    worker: str
+
+    @property
+    def sha(self) -> str:
+        return hashlib.sha1(self.raw, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What is known of an element before it runs.
+
+    `attempt` counts from 1. `marked`: a worker died holding it, so it runs alone; `deaths` counts those in
+    which it was marked and alone.
+    """
+
+    attempt: int
+    marked: bool
+    deaths: int
+    done: bool
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a renewal reports. `alive` is False when this worker was swept; `callback_due_s` None if none."""
+
+    alive: bool
+    swept: int = 0
+    callback_due_s: float | None = None
+    callbacks_waiting: int = 0
+
+
+def member_of(job_id: str) -> str:
+    """A job id as part of a key: itself if it is a valid one, else its SHA-256."""
+    if len(job_id) <= MAX_IDENTIFIER_CHARACTERS and IDENTIFIER.fullmatch(job_id):
+        return job_id
+    return "sha256-" + hashlib.sha256(job_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Scripts:
+    """The Lua scripts, bound to a connection. Tests of the protocol replace the server's `clock`."""
+
+    def __init__(self, client: redis.Redis, clock: str = SERVER_CLOCK) -> None:
+        self._client = client
+        self._clock = clock
+        self._registered: dict[str, Any] = {}
+
+    def run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        script = self._registered.get(name)
+        if script is None:
+            body = resources.files("shared").joinpath(f"lua/{name}.lua").read_text()
+            script = self._client.register_script(self._clock + _BLAME + body)
+            self._registered[name] = script
+        with translated_redis_errors():
+            return script(keys=keys, args=args)
+
+
+@contextmanager
+def translated_redis_errors() -> Iterator[None]:
+    """The one seam where redis-py's errors become ours."""
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise ServiceMisconfigured("Redis refuses the user or password in REDIS_URL") from error
+    except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError, OSError) as error:
+        raise ServiceUnavailable(f"Redis cannot be reached ({type(error).__name__})") from error
+    except redis.ResponseError as error:
+        # Such messages begin with an error code; what follows may quote an element.
+        code = str(error).split(" ", 1)[0]
+        if code in {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF"}:
+            raise ServiceUnavailable(f"Redis cannot take commands now ({code})") from error
+        raise ServiceMisconfigured(f"Redis refuses a command ({code})") from error
+    except redis.RedisError as error:
+        raise ServiceUnavailable(f"Redis failed ({type(error).__name__})") from error
+
+
+class RedisConnections:
+    """The two kinds of connection a worker has.
+
+    Commands may be repeated by the client after a lost reply: every script gives the same answer twice. A
+    blocking take must not: a repeated BLMOVE would take a second job and leave the first unseen.
+    """
+
+    def __init__(self, url: str, block_s: float) -> None:
+        common: dict[str, Any] = {"socket_connect_timeout": 10, "socket_keepalive": True, "protocol": 2}
+        self.commands = redis.Redis.from_url(
+            url,
+            socket_timeout=10,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+            health_check_interval=30,
+            **common,
+        )
+        self.blocking = redis.Redis.from_url(
+            url,
+            socket_timeout=block_s + 10,
+            retry=Retry(NoBackoff(), 0),
+            single_connection_client=True,
+            **common,
+        )
+
+
+class WorkQueue:
+    """A worker's side of one queue. Thread-safe; only `take` blocks.
+
+    Every method raises `ServiceUnavailable` or `ServiceMisconfigured` when Redis does not answer as it
+    should; nothing is lost then, and the call may be repeated.
+    """
+
+    def __init__(
+        self,
+        connections: RedisConnections,
+        queue: str,
+        settings: QueueSettings = QueueSettings(),
+        *,
+        info: Callable[[], dict[str, Any]] = dict,
+        clock: str = SERVER_CLOCK,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+    ) -> None:
+        self.keys = Keys(queue)
+        self.settings = settings
+        self.scripts = Scripts(connections.commands, clock)
+        self._connections = connections
+        self._info = info
+        self._new_id = new_id
+        self._worker = ""
+        self._held: Counter[bytes] = Counter()
+        self._unsure = False
+        self._lock = threading.Lock()
+
+    @property
+    def worker(self) -> str:
+        """The id that this worker is registered under; it changes after a sweep."""
+        return self._worker
+
+    # --- the worker's own life
+
+    def register(self) -> str:
+        """Take a fresh id and a lease. Has to come before the first `take`."""
+        while True:
+            worker = self._new_id()
+            keys = [self.keys.leases, self.keys.workers, self.keys.tombstones]
+            if self.scripts.run(
+                "register", keys, [worker, self._ms(self.settings.lease_s), self._described()]
+            ):
+                with self._lock:
+                    self._worker = worker
+                    self._held.clear()
+                    self._unsure = False
+                return worker
+
+    def beat(self) -> Beat:
+        """Renew the lease, and sweep the workers whose leases have been expired for longer than the grace."""
+        k = self.keys
+        alive, expired, swept_before, due_ms, waiting = self.scripts.run(
+            "beat",
+            [k.leases, k.workers, k.tombstones, k.suspects, k.sweeper, k.outbox],
+            [
+                self._worker,
+                self._ms(self.settings.lease_s),
+                self._described(),
+                self._ms(self.settings.grace_s),
+                self._ms(self.settings.leftovers_every_s),
+                SEVEN_DAYS_MS,
+            ],
+        )
+        if not alive:
+            return Beat(alive=False)
+        swept = sum(max(0, self._sweep(name.decode(), "dead")) for name in expired)
+        swept += self._sweep_leftovers([name.decode() for name in swept_before])
+        due = None if due_ms < 0 else due_ms / 1000
+        return Beat(alive=True, swept=swept, callback_due_s=due, callbacks_waiting=waiting)
+
+    def leave(self) -> int:
+        """Give everything back and release the lease at once. Returns the number of elements given back."""
+        return self._sweep(self._worker, "leave")
+
+    # --- an element's way
+
+    def take(self, block_s: float) -> Lease | None:
+        """The oldest element, moved into this worker's list; None when none came within `block_s` seconds.
+
+        0 does not wait.
+        After any error the own list is looked at first: the element of a lost reply lies there.
+        """
+        if self._unsure:
+            adopted = self._adopt()
+            if adopted is not None:
+                return adopted
+        worker = self._worker
+        own_list = self.keys.processing(worker)
+        side: Any = self.settings.pop.upper()
+        try:
+            with translated_redis_errors():
+                raw: Any
+                if block_s > 0:
+                    # The server takes fractions of a second; redis-py's annotation knows whole ones only.
+                    seconds: Any = block_s
+                    raw = self._connections.blocking.blmove(self.keys.queue, own_list, seconds, side, "LEFT")
+                else:
+                    raw = self._connections.blocking.lmove(self.keys.queue, own_list, side, "LEFT")
+        except ServiceError:
+            self._unsure = True
+            raise
+        return None if raw is None else self._hold(raw, worker)
+
+    def begin(self, lease: Lease, job_id: str) -> Begun:
+        """Look an element up before it runs. Raises `OwnershipLost` when this worker was swept."""
+        member = member_of(job_id)
+        keys = [self.keys.tombstones, self.keys.deliveries, self.keys.done(member), self.keys.cancel(member)]
+        swept, returns, deaths, done, cancelled = self.scripts.run("begin", keys, [lease.worker, lease.sha])
+        if swept:
+            raise OwnershipLost("this worker was swept")
+        return Begun(max(returns, 0) + 1, returns >= 0, deaths, bool(done), bool(cancelled))
+
+    def finish(
+        self,
+        lease: Lease,
+        job_id: str | None,
+        body: bytes | None,
+        dead_reason: str | None = None,
+    ) -> Literal["committed", "duplicate"]:
+        """End an element in one step: its terminal callback into the outbox, a dead letter, or both.
+
+        "duplicate" when the job was done before: its stored callback goes out again instead.
+        Raises `OwnershipLost` when the element is no longer ours; then nothing was changed.
+        """
+        k = self.keys
+        member = "" if job_id is None else member_of(job_id)
+        outcome = self.scripts.run(
+            "finish",
+            [
+                *(k.tombstones, k.processing(lease.worker), k.deliveries, k.done(member), k.cancel(member)),
+                *(k.outbox, k.outbox_bodies, k.outbox_state, k.dead),
+            ],
+            [
+                *(lease.worker, lease.raw, lease.sha, member, body or b"", SEVEN_DAYS_MS, dead_reason or ""),
+                *(self.settings.dead_count, self._ms(self.settings.dead_ttl_s)),
+            ],
+        ).decode()
+        self._release(lease)
+        if outcome == "lost":
+            raise OwnershipLost("the element is not this worker's any more")
+        return cast(Literal["committed", "duplicate"], outcome)
+
+    def give_back(self, lease: Lease, *, blamed: bool = False) -> bool:
+        """Put an element back so that it is taken next. `blamed`: it may have broken this node."""
+        keys = [self.keys.processing(lease.worker), self.keys.queue, self.keys.deliveries]
+        given = self.scripts.run("give_back", keys, [lease.raw, self.settings.push, int(blamed)])
+        self._release(lease)
+        return bool(given)
+
+    def owns(self, lease: Lease, job_id: str) -> bool:
+        """Whether the element is still this worker's and its job not done."""
+        keys = [self.keys.tombstones, self.keys.processing(lease.worker), self.keys.done(member_of(job_id))]
+        return bool(self.scripts.run("owns", keys, [lease.worker, lease.raw]))
+
+    def cancelled(self, job_ids: Iterable[str]) -> set[str]:
+        """Those of the jobs whose cancellation was asked for; one round trip."""
+        wanted = list(job_ids)
+        if not wanted:
+            return set()
+        with translated_redis_errors():
+            marks = self._connections.commands.mget([self.keys.cancel(member_of(name)) for name in wanted])
+        return {name for name, mark in zip(wanted, cast(list[Any], marks), strict=True) if mark is not None}
+
+    def hang_up(self) -> None:
+        """Cut the connection of a `take` that waits in another thread; it raises `ServiceUnavailable`.
+
+        An element that was on its way lies in this worker's list, and `leave` gives it back.
+        """
+        connection = self._connections.blocking.connection
+        if connection is not None:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+
+    # --- inside
+
+    def _hold(self, raw: bytes, worker: str) -> Lease:
+        with self._lock:
+            self._held[raw] += 1
+        return Lease(raw, worker)
+
+    def _release(self, lease: Lease) -> None:
+        with self._lock:
+            if lease.worker == self._worker:
+                self._held -= Counter({lease.raw: 1})
+
+    def _adopt(self) -> Lease | None:
+        """An element of the own list that no lease was handed out for."""
+        worker = self._worker
+        with translated_redis_errors():
+            listed = self._connections.commands.lrange(self.keys.processing(worker), 0, -1)
+        with self._lock:
+            unseen = list((Counter(cast(list[bytes], listed)) - self._held).elements())
+        if not unseen:
+            self._unsure = False
+            return None
+        log.warning("adopted an element whose hand-over was interrupted")
+        return self._hold(unseen[-1], worker)
+
+    def _sweep(self, worker: str, mode: Literal["dead", "leave", "leftovers"]) -> int:
+        k = self.keys
+        keys = [k.tombstones, k.leases, k.workers, k.suspects, k.queue, k.deliveries, k.processing(worker)]
+        moved = int(self.scripts.run("sweep", keys, [worker, self.settings.push, mode]))
+        if mode != "leave" and moved > 0:
+            log.warning(
+                "moved the elements of a dead worker back", extra={"swept": worker, "elements": moved}
+            )
+        return moved
+
+    def _sweep_leftovers(self, workers: list[str]) -> int:
+        if not workers:
+            return 0
+        found = self.scripts.run("leftovers", [self.keys.processing(name) for name in workers], [])
+        return sum(self._sweep(workers[position - 1], "leftovers") for position in found)
+
+    def _described(self) -> str:
+        return json.dumps(self._info(), separators=(",", ":"))
+
+    @staticmethod
+    def _ms(seconds: float) -> int:
+        return round(seconds * 1000)

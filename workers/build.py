@@ -1,0 +1,264 @@
+"""Puts the parts of a worker together from its settings."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import SecretStr
+
+from shared.callback import WorkerFacts, render
+from shared.enhance import RuleEnhancer
+from shared.errors import ServiceMisconfigured, ServiceUnavailable, SettingsError
+from shared.moderation import RedisModerationSink, encryption_to
+from shared.outbox import Outbox
+from shared.plan import PlanDefaults
+from shared.presets import PRESETS, Family
+from shared.queue import QueueSettings, RedisConnections, WorkQueue, translated_redis_errors
+from shared.screen import Screen
+from shared.settings import Settings
+from shared.storage import Storage, open_storage
+from shared.webhook import WebhookSender, backoff_seconds
+from workers.callbacks import Callbacks
+from workers.encode import Marking
+from workers.engines.base import Engine, EngineInfo
+from workers.held import Hands
+from workers.loop import LoopSettings, Worker
+from workers.pipeline import Pipeline, Rules
+from workers.progress import Progress
+
+log = logging.getLogger(__name__)
+
+GENERATOR = "gpu-generation-workers"
+SENDER_TIMEOUT_S = 15.0
+UPLOADS_PER_JOB = 6
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the two workers differ in."""
+
+    name: str
+    family: Family
+    model_variable: str
+    make_engine: Callable[[Settings], Engine]
+    demo_model: Path
+
+    def queue(self, settings: Settings) -> str:
+        return str(getattr(settings, f"{self.name}_queue"))
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    worker: Worker
+    queue: WorkQueue
+    pipeline: Pipeline
+    progress: Progress
+    storage: Storage
+    scratch: Path
+    info: EngineInfo
+
+    def close(self) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def version() -> str:
+    try:
+        return metadata.version(GENERATOR)
+    except metadata.PackageNotFoundError:
+        return "unreleased"
+
+
+def build(
+    kind: Kind,
+    settings: Settings,
+    *,
+    once: bool = False,
+    on_node_fault: Callable[[], None] = lambda: None,
+    on_success: Callable[[], None] = lambda: None,
+    wrap_engine: Callable[[Engine], Engine] = lambda engine: engine,
+) -> Built:
+    """Connect, check the storage and load the model: everything that has to work before a job is taken.
+
+    Raises `SettingsError` for what a person has to mend; waits for services that do not answer yet.
+    """
+    screen = Screen.with_operator_rules(settings.screen_rules) if settings.screen_rules else Screen.standard()
+    storage = _storage(settings)
+    _until_reachable(lambda: _check_storage(kind, settings, storage))
+    assert settings.redis_url is not None
+    connections = RedisConnections(settings.redis_url.get_secret_value(), settings.block_s)
+    _until_reachable(lambda: _check_redis(connections))
+
+    engine = wrap_engine(kind.make_engine(settings))
+    started = time.monotonic()
+    info = engine.load()
+    log.info("model loaded", extra={"seconds": round(time.monotonic() - started, 2), **info.applied})
+
+    described = {
+        "name": settings.worker_name,
+        "kind": kind.name,
+        "version": version(),
+        "gpu": info.gpu_name,
+        "pid": os.getpid(),
+    }
+    queue = WorkQueue(
+        connections,
+        kind.queue(settings),
+        QueueSettings(pop=settings.queue_pop, lease_s=settings.lease_s, grace_s=1.5 * settings.heartbeat_s),
+        info=lambda: described,
+    )
+
+    def facts() -> WorkerFacts:
+        return WorkerFacts(queue.worker, info.gpu_name, kind.family.model_variant, info.applied)
+
+    sender = _sender(settings)
+    outbox = Outbox(
+        queue.scripts,
+        queue.keys,
+        sender,
+        render=partial(
+            render,
+            callback_format=settings.callback_format,
+            reference=settings.asset_reference,
+            link=storage.link,
+        ),
+    )
+    hands, progress = Hands(), Progress(settings.prefetch_lead_s)
+    callbacks = Callbacks(outbox, queue, sender, facts)
+    scratch = _scratch(settings)
+    pipeline = Pipeline(
+        queue=queue,
+        engine=engine,
+        storage=storage,
+        screen=screen,
+        moderation=_moderation(settings, connections, queue),
+        enhancer=RuleEnhancer(),
+        announcer=callbacks,
+        rules=Rules(
+            family=kind.family,
+            output_buckets=settings.output_buckets,
+            defaults=PlanDefaults(settings.wan_negative_prompt if kind.name == "wan" else ""),
+            max_deliveries=settings.max_deliveries,
+            max_queue_age_s=settings.max_queue_age_s,
+        ),
+        marking=_marking(settings),
+        scratch=scratch,
+        hands=hands,
+        progress=progress,
+        uploads=ThreadPoolExecutor(UPLOADS_PER_JOB * settings.publish_threads, thread_name_prefix="upload"),
+        facts=facts,
+    )
+    worker = Worker(
+        queue=queue,
+        pipeline=pipeline,
+        callbacks=callbacks,
+        hands=hands,
+        progress=progress,
+        settings=LoopSettings(
+            block_s=settings.block_s,
+            drain_s=settings.drain_s,
+            spool_bytes=settings.spool_mb << 20,
+            publish_threads=settings.publish_threads,
+            once=once,
+        ),
+        heartbeat_s=settings.heartbeat_s,
+        on_node_fault=on_node_fault,
+        on_success=on_success,
+    )
+    return Built(worker, queue, pipeline, progress, storage, scratch, info)
+
+
+def _storage(settings: Settings) -> Storage:
+    url = settings.resolved_storage_url
+    assert url is not None
+    return open_storage(
+        url,
+        settings.supabase_service_key,
+        cache_seconds=settings.storage_cache_s,
+        link_seconds=settings.signed_url_s,
+    )
+
+
+def _check_storage(kind: Kind, settings: Settings, storage: Storage) -> None:
+    content_types = {"image": "image/png", "video": "video/mp4"}
+    own = {
+        preset.bucket: content_types[preset.medium]
+        for preset in PRESETS.values()
+        if preset.family is kind.family
+    }
+    # What an extra bucket will hold depends on the job; pictures are what all of them are used for.
+    extra = dict.fromkeys(settings.output_buckets, "image/png")
+    storage.check({**extra, **own}, public_links=settings.asset_reference == "public")
+
+
+def _check_redis(connections: RedisConnections) -> None:
+    with translated_redis_errors():
+        connections.commands.ping()
+
+
+def _until_reachable(check: Callable[[], T]) -> T:
+    """Services may come up after the worker; what is configured wrongly will not come up by itself."""
+    attempt = 1
+    while True:
+        try:
+            return check()
+        except ServiceMisconfigured as error:
+            raise SettingsError([str(error)]) from error
+        except ServiceUnavailable as error:
+            pause = max(1.0, backoff_seconds(attempt, random.random))
+            log.warning("%s; next try in %.0f s", error, pause)
+            time.sleep(pause)
+            attempt += 1
+
+
+def _sender(settings: Settings) -> WebhookSender:
+    url = settings.resolved_callback_url
+    assert url is not None
+    return WebhookSender(
+        url,
+        own_host=settings.callback_is_own_host,
+        service_key=settings.supabase_service_key,
+        token=settings.callback_token,
+        secret=settings.job_callback_secret,
+        timeout=SENDER_TIMEOUT_S,
+    )
+
+
+def _moderation(settings: Settings, connections: RedisConnections, queue: WorkQueue) -> RedisModerationSink:
+    hash_key = settings.moderation_key
+    if hash_key is None:
+        # All workers of an installation get the same key, so that their hashes can be compared.
+        known = "".join(sorted(settings.secrets())) or settings.worker_name
+        hash_key = SecretStr(hashlib.sha256(f"moderation:{known}".encode()).hexdigest())
+    encrypt = encryption_to(settings.moderation_public_key) if settings.moderation_public_key else None
+    return RedisModerationSink(connections.commands, queue.keys, hash_key, encrypt)
+
+
+def _marking(settings: Settings) -> Marking:
+    return Marking(
+        generator=GENERATOR,
+        version=version(),
+        embed_settings=settings.embed_settings,
+        embed_prompt=settings.embed_prompt,
+    )
+
+
+def _scratch(settings: Settings) -> Path:
+    """A private folder (mode 0700) for this process's finished files."""
+    if settings.scratch_dir is not None:
+        settings.scratch_dir.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="gpu-worker-", dir=settings.scratch_dir))

@@ -1,0 +1,191 @@
+"""Sending callbacks behind the device's back: `processing` from memory, terminal ones from the outbox."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.callback import WorkerFacts, processing_body
+from shared.errors import ServiceError
+from shared.outbox import Outbox
+from shared.plan import Plan
+from shared.queue import WorkQueue
+from shared.webhook import Delivery, backoff_seconds, webhook_id
+from workers.held import Held
+
+log = logging.getLogger(__name__)
+
+ANNOUNCEMENT_LIMIT_S = 25.0
+"""Longer than a sender's own time limit, and with it still shorter than a claim in the outbox."""
+
+
+class Sender(Protocol):
+    def send(self, body: bytes, webhook_id: str) -> Delivery: ...
+
+
+@dataclass(slots=True)
+class _Announcement:
+    held: Held
+    body: bytes
+    due: float
+    attempts: int = 1
+
+
+class Callbacks:
+    """`threads` senders. A `processing` that was not sent when its job is committed is dropped.
+
+    `processing` is not durable: when its worker dies the next one sends its own.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        queue: WorkQueue,
+        sender: Sender,
+        facts: Callable[[], WorkerFacts],
+        *,
+        threads: int = 2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outbox = outbox
+        self._queue = queue
+        self._sender = sender
+        self._facts = facts
+        self._clock = clock
+        self._announcements: list[_Announcement] = []
+        self._announcing: set[str] = set()
+        self._changed = threading.Condition()
+        self._outbox_due: float | None = 0.0
+        self._sending = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"sender-{index}", daemon=True)
+            for index in range(threads)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def processing(self, held: Held, plan: Plan) -> None:
+        body = processing_body(plan, self._facts(), held.attempt)
+        with self._changed:
+            self._announcements.append(_Announcement(held, body, self._clock()))
+            self._changed.notify()
+
+    def committed(self) -> None:
+        """A terminal callback was put into the outbox."""
+        self.due_in(0.0)
+
+    def due_in(self, seconds: float) -> None:
+        """The outbox has a callback that is due in so many seconds."""
+        with self._changed:
+            due = self._clock() + seconds
+            if self._outbox_due is None or due < self._outbox_due:
+                self._outbox_due = due
+                self._changed.notify()
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything that is due was sent, at most `timeout_s` seconds."""
+        deadline = self._clock() + timeout_s
+        with self._changed:
+            self._changed.wait_for(self._nothing_due, max(0.0, deadline - self._clock()))
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # --- the sender threads
+
+    def _nothing_due(self) -> bool:
+        now = self._clock()
+        due = self._outbox_due is not None and self._outbox_due <= now
+        return self._closed or not (
+            due or self._sending or any(item.due <= now for item in self._announcements)
+        )
+
+    def _run(self) -> None:
+        while True:
+            work = self._next_work()
+            if work is None:
+                return
+            try:
+                if isinstance(work, _Announcement):
+                    self._announce(work)
+                else:
+                    self._deliver()
+            except ServiceError as error:
+                log.warning("%s; callbacks wait", error)
+                self.due_in(5.0)
+            except Exception:
+                # A sender thread must outlive whatever one callback does to it; the entry stays claimed and
+                # is due again when the claim ends.
+                log.exception("unexpected error while sending a callback")
+                self.due_in(60.0)
+            finally:
+                with self._changed:
+                    self._sending -= 1
+                    self._changed.notify_all()
+
+    def _next_work(self) -> _Announcement | str | None:
+        """The next thing that is due; announcements first, so that a job's own order is kept."""
+        with self._changed:
+            while not self._closed:
+                now = self._clock()
+                self._announcements = [item for item in self._announcements if not item.held.ended]
+                for item in self._announcements:
+                    if item.due <= now:
+                        self._announcements.remove(item)
+                        self._sending += 1
+                        return item
+                if self._outbox_due is not None and self._outbox_due <= now:
+                    # The sender that comes back from the outbox knows when the next one is due.
+                    self._outbox_due = None
+                    self._sending += 1
+                    return "outbox"
+                dues = [item.due for item in self._announcements]
+                if self._outbox_due is not None:
+                    dues.append(self._outbox_due)
+                self._changed.wait(min(dues) - now if dues else None)
+            return None
+
+    def _announce(self, item: _Announcement) -> None:
+        job_id = item.held.job_id
+        assert job_id is not None
+        with self._changed:
+            self._announcing.add(job_id)
+        try:
+            # Asked as late as possible: whoever owns the job says that it is running.
+            if item.held.ended or not self._queue.owns(item.held.lease, job_id):
+                return
+            delivery = self._sender.send(item.body, webhook_id(job_id, "processing", item.held.attempt))
+        finally:
+            with self._changed:
+                self._announcing.discard(job_id)
+                self._changed.notify_all()
+        if delivery.outcome == "accepted":
+            return
+        log.warning("the processing callback was not accepted (%s)", delivery.detail)
+        if delivery.outcome == "retry":
+            pause = max(backoff_seconds(item.attempts, random.random), delivery.retry_after or 0.0)
+            with self._changed:
+                self._announcements.append(
+                    _Announcement(item.held, item.body, self._clock() + pause, item.attempts + 1)
+                )
+                self._changed.notify()
+
+    def _deliver(self) -> None:
+        rest = self._outbox.deliver_next(before=self._wait_announced)
+        if rest is not None:
+            self.due_in(rest)
+
+    def _wait_announced(self, job_id: str) -> None:
+        """A terminal callback does not overtake the `processing` that another thread is sending."""
+        with self._changed:
+            self._changed.wait_for(lambda: job_id not in self._announcing, ANNOUNCEMENT_LIMIT_S)

@@ -1,0 +1,300 @@
+"""The daemon: three stages on their threads, and the ways it ends.
+
+The main thread generates and does nothing else. Exit codes: 0 after a drain (or when `once` found the queue
+empty), 70 (EX_SOFTWARE) after a fault of the node, for which a new process is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from shared.errors import JobReturned, NodeFault, ServiceError
+from shared.log import current_job
+from shared.queue import WorkQueue
+from shared.webhook import backoff_seconds
+from workers.callbacks import Callbacks
+from workers.held import Hands
+from workers.keeper import Keeper
+from workers.pipeline import Encoded, Generated, Pipeline, Prepared
+from workers.progress import Progress
+
+log = logging.getLogger(__name__)
+
+EXIT_NODE_FAULT = 70
+MAX_NODE_FAULTS = 3
+LOOK_AGAIN_S = 0.5
+FLUSH_S = 30.0
+"""How long `once` waits for callbacks that are due."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Seconds and bytes. `once`: handle what waits, then end."""
+
+    block_s: float = 30.0
+    drain_s: float = 5.0
+    spool_bytes: int = 2 << 30
+    max_callbacks_waiting: int = 10_000
+    publish_threads: int = 2
+    once: bool = False
+
+
+class Worker:
+    """One process's life: `run` on the main thread, `stop` from anywhere."""
+
+    def __init__(
+        self,
+        *,
+        queue: WorkQueue,
+        pipeline: Pipeline,
+        callbacks: Callbacks,
+        hands: Hands,
+        progress: Progress,
+        settings: LoopSettings,
+        heartbeat_s: float,
+        exit_now: Callable[[int], None] = os._exit,
+        on_node_fault: Callable[[], None] = lambda: None,
+        on_success: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._queue = queue
+        self._pipeline = pipeline
+        self._callbacks = callbacks
+        self._hands = hands
+        self._progress = progress
+        self._settings = settings
+        self._exit_now = exit_now
+        self._on_node_fault = on_node_fault
+        self._on_success = on_success
+        self.keeper = Keeper(queue, hands, progress, callbacks, heartbeat_s=heartbeat_s, on_hang=self._hung)
+        self.stopping = threading.Event()
+        self._finished = threading.Event()
+        self._leaving = threading.Lock()
+        # What the intake waits for, under one condition: the device is idle or about to be (`_near`), the one
+        # place before it is free, and there is room behind it. So the plain queues below stay bounded.
+        self._gate = threading.Condition()
+        self._near = True
+        self._slot_taken = False
+        self._spooled = 0
+        progress.on_near = self._set_near
+        self._to_generate: SimpleQueue[Prepared | None] = SimpleQueue()
+        self._to_encode: SimpleQueue[Generated | None] = SimpleQueue()
+        self._to_publish: SimpleQueue[Encoded | None] = SimpleQueue()
+
+    def run(self) -> int:
+        """Serve until told to stop. Returns the exit code."""
+        self._queue.register()
+        self.keeper.start()
+        self._callbacks.start()
+        threads = [
+            threading.Thread(target=self._intake, name="intake", daemon=True),
+            threading.Thread(target=self._encode, name="encode", daemon=True),
+            *(
+                threading.Thread(target=self._publish, name=f"publish-{index}", daemon=True)
+                for index in range(self._settings.publish_threads)
+            ),
+        ]
+        for thread in threads:
+            thread.start()
+        log.info("ready", extra={"worker_id": self._queue.worker})
+        code = self._generate()
+        self._finish_up(code)
+        return code
+
+    def stop(self) -> None:
+        """Take nothing new; finish or return the running job. The second call returns everything at once."""
+        if self.stopping.is_set():
+            log.warning("second signal: everything is returned to the queue now")
+            self._leave_and_exit(0)
+            return
+        log.info("stopping", extra={"drain_s": self._settings.drain_s})
+        self._take_nothing_new(0)
+        rest = self._progress.rest_s()
+        running = self._progress.snapshot()
+        if running is not None and (rest is None or rest > self._settings.drain_s):
+            for held in self._hands.all():
+                if held.job_id == running.job_id:
+                    held.abort(JobReturned("the worker is stopping"))
+        self._to_generate.put(None)
+
+    # --- the stages' threads
+
+    def _intake(self) -> None:
+        failures = 0
+        while not self.stopping.is_set():
+            self._wait_until_wanted()
+            if self.stopping.is_set():
+                break
+            try:
+                lease = self._queue.take(0 if self._settings.once else self._settings.block_s)
+            except ServiceError as error:
+                if not self.stopping.is_set():
+                    log.error("%s; taking jobs again as soon as it answers", error)
+                    failures += 1
+                    self.stopping.wait(backoff_seconds(failures, random.random))
+                continue
+            failures = 0
+            if lease is None:
+                if self._settings.once and self._hands.wait_empty(LOOK_AGAIN_S):
+                    break
+                continue
+            prepared = self._pipeline.intake(lease)
+            current_job.set(None)
+            if prepared is None:
+                continue
+            held = prepared.held
+            if held.marked:
+                # A worker died holding it. It runs with nothing beside it, so that a further death tells.
+                self._hands.wait_alone(held)
+            with self._gate:
+                self._slot_taken = True
+            self._to_generate.put(prepared)
+            if held.marked:
+                self._hands.wait_ended(held)
+        self._to_generate.put(None)
+
+    def _wait_until_wanted(self) -> None:
+        """Until the device is about to be idle and there is room behind it."""
+
+        def wanted() -> bool:
+            return self._near and not self._slot_taken and self._room()
+
+        with self._gate:
+            while not (self.stopping.is_set() or wanted()):
+                # Whether a service is mended and how many callbacks wait changes without a notice.
+                self._gate.wait(LOOK_AGAIN_S)
+
+    def _set_near(self) -> None:
+        with self._gate:
+            self._near = True
+            self._gate.notify_all()
+
+    def _spool(self, change: int) -> None:
+        """Bytes of finished work that waits for the storage."""
+        with self._gate:
+            self._spooled += change
+            self._gate.notify_all()
+
+    def _room(self) -> bool:
+        return not (
+            self._pipeline.standing.misconfigured
+            or self._spooled > self._settings.spool_bytes
+            or self.keeper.callbacks_waiting > self._settings.max_callbacks_waiting
+        )
+
+    def _generate(self) -> int:
+        while True:
+            prepared = self._to_generate.get()
+            if prepared is None or self.stopping.is_set():
+                self._return(prepared)
+                return 0
+            with self._gate:
+                self._near = self._slot_taken = False
+            try:
+                generated = self._pipeline.generate(prepared)
+            except NodeFault as error:
+                log.critical("fault of this node: %s", error, exc_info=error)
+                return self._node_fault()
+            finally:
+                current_job.set(None)
+                self._set_near()
+            if generated is not None:
+                self._spool(_raw_bytes(generated))
+                self._to_encode.put(generated)
+            if self._pipeline.standing.node_faults >= MAX_NODE_FAULTS:
+                log.critical("%d failures in a row: this node takes no more jobs", MAX_NODE_FAULTS)
+                return self._node_fault()
+
+    def _encode(self) -> None:
+        while (generated := self._to_encode.get()) is not None:
+            encoded = self._pipeline.encode(generated)
+            current_job.set(None)
+            self._spool((encoded.size if encoded else 0) - _raw_bytes(generated))
+            if encoded is not None:
+                self._to_publish.put(encoded)
+        self._to_publish.put(None)
+
+    def _publish(self) -> None:
+        while (encoded := self._to_publish.get()) is not None:
+            self._pipeline.publish(encoded)
+            current_job.set(None)
+            self._spool(-encoded.size)
+            if self._pipeline.standing.node_faults == 0:
+                self._on_success()
+        self._to_publish.put(None)  # for the next of the publish threads
+
+    # --- the ends
+
+    def _take_nothing_new(self, code: int) -> None:
+        self.stopping.set()
+        self._hands.close()
+        with self._gate:
+            self._gate.notify_all()
+        self._queue.hang_up()
+        threading.Thread(target=self._enforce_deadline, args=(code,), name="drain", daemon=True).start()
+
+    def _node_fault(self) -> int:
+        self._on_node_fault()
+        self._take_nothing_new(EXIT_NODE_FAULT)
+        return EXIT_NODE_FAULT
+
+    def _hung(self) -> None:
+        """The main thread waits for the device and cannot be woken: give the job back and end from here."""
+        running = self._progress.snapshot()
+        log.critical("the device hangs: no step for far longer than one takes")
+        self._on_node_fault()
+        for held in self._hands.all():
+            if running is not None and held.job_id == running.job_id:
+                try:
+                    self._queue.give_back(held.lease, blamed=True)
+                except ServiceError as error:
+                    log.error("%s; the sweep of another worker will return the job", error)
+        self._leave_and_exit(EXIT_NODE_FAULT)
+
+    def _finish_up(self, code: int) -> None:
+        """Let what was generated be published, send what is due, release the lease."""
+        while not self._to_generate.empty():
+            self._return(self._to_generate.get())
+        # Without a signal there is no hurry; with one, `_enforce_deadline` ends what takes too long.
+        self._hands.wait_empty()
+        self._callbacks.flush(self._settings.drain_s if self.stopping.is_set() else FLUSH_S)
+        self._to_encode.put(None)
+        self._leave(code)
+
+    def _return(self, prepared: Prepared | None) -> None:
+        """A job that was prepared but did not begin goes back."""
+        if prepared is not None:
+            with self._pipeline.ended(prepared.held):
+                raise JobReturned("the worker is stopping")
+
+    def _enforce_deadline(self, code: int) -> None:
+        if not self._finished.wait(self._settings.drain_s):
+            log.warning("the time to drain is over: everything unfinished is returned to the queue")
+            self._leave_and_exit(code)
+
+    def _leave_and_exit(self, code: int) -> None:
+        self._leave(code)
+        logging.shutdown()
+        self._exit_now(code)
+
+    def _leave(self, code: int) -> None:
+        with self._leaving:
+            if self._finished.is_set():
+                return
+            self.keeper.close()
+            self._callbacks.close()
+            try:
+                returned = self._queue.leave()
+                log.info("left", extra={"returned": returned, "exit_code": code})
+            except ServiceError as error:
+                log.error("%s; the lease runs out by itself and the jobs are swept", error)
+            self._finished.set()
+
+
+def _raw_bytes(generated: Generated) -> int:
+    return sum(sample.frames.nbytes for sample in generated.samples)
