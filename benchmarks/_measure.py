@@ -67,6 +67,12 @@ class StageMeter:
             seconds = time.perf_counter() - start
             self.stages.append(Stage(name, seconds, max(self._peak, private_bytes())))
 
+    def take_peak(self) -> int:
+        """The highest RssAnon since the last call or the stage's begin; for stages cut out by callbacks."""
+        now = private_bytes()
+        peak, self._peak = max(self._peak, now), now
+        return peak
+
     def _watch(self) -> None:
         while not self._ended.wait(self._interval_s):
             self._peak = max(self._peak, private_bytes())
