@@ -26,6 +26,13 @@ _PASSING = frozenset({408, 425, 429})
 # Supabase Storage says 400 for a link whose token has expired, as for every fault of a client.
 _DENIED = frozenset({400, 401, 403})
 
+_CONNECTION_FAULTS = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
+
 
 class _PassingFault(Exception):
     """A fault that another try may not meet. Its text is fit for a customer."""
@@ -149,7 +156,7 @@ class ReferenceFetcher:
                 return self._read(response)
         except httpcore.TimeoutException:
             raise _PassingFault("The reference could not be fetched in time.") from None
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol):
+        except _CONNECTION_FAULTS:
             raise _PassingFault("The reference could not be fetched: the connection failed.") from None
 
     def _read(self, response: httpcore.Response) -> _Answer:
