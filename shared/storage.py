@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import struct
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +57,9 @@ SMALLEST_SIZE_LIMIT: Final[Mapping[str, int]] = {
     "video/mp4": 5_000_000,
 }
 """Bytes of one file that a bucket for this content type must accept at least."""
+
+MAX_RETRY_AFTER_S: Final = 3600.0
+"""A service may ask for a longer pause, but a result that waits for hours looks lost."""
 
 MAX_KEY_CHARACTERS: Final = 1024
 # What Supabase Storage accepts in a key without any encoding, a little narrower: no percent sign, because
@@ -508,7 +512,7 @@ def _answer_fault(response: httpx.Response) -> _Fault:
     shown = f"{status}{f' {code}' if code else ''}: {said}"
 
     if code in _PASSING_CODES or _passes(http_status) or status in _PASSING_STATUS or _passes(status):
-        pause = retry_after_seconds(response.headers.get("Retry-After"))
+        pause = retry_after_seconds(response.headers.get("Retry-After"), time.time())
         return _Fault(ServiceUnavailable, f"the storage cannot do it now ({shown})", pause)
     if code in _REFUSED_CODES:
         return _Fault(ServiceRefused, f"{_REFUSED_CODES[code]} ({shown})")
@@ -524,21 +528,19 @@ def _passes(status: int) -> bool:
     return (status >= 500 and status not in _MISCONFIGURED_STATUS) or status == 429
 
 
-def retry_after_seconds(value: str | None, now: float | None = None) -> float | None:
+def retry_after_seconds(value: str | None, now: float) -> float | None:
     """Seconds that a Retry-After header asks to wait, None where it says nothing readable.
 
-    It holds seconds or an HTTP date (RFC 9110, section 10.2.3); `now` is the Unix time in seconds that a date
-    is compared with, and without it a date says nothing.
+    It holds seconds or an HTTP date (RFC 9110, section 10.2.3), which is compared with `now`, the Unix time
+    in seconds. At most `MAX_RETRY_AFTER_S`.
     """
     from email.utils import parsedate_to_datetime
 
     text = (value or "").strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    if now is None or not text:
-        return None
+        return min(float(text), MAX_RETRY_AFTER_S)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - now), MAX_RETRY_AFTER_S)
     except (ValueError, OverflowError):
         return None
 

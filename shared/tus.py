@@ -46,19 +46,14 @@ def upload_resumably(
     while offset < size:
         try:
             reached = _send_chunk(client, upload_url, file, offset, common)
-        except httpx.TransportError as broken:
+        except httpx.TransportError:
             resumes += 1
-            if resumes > MAX_RESUMES:
+            stopped_at = _stopped_at(client, upload_url, common)
+            # All bytes may have arrived, but nobody has said that the object exists now: only an answer to
+            # the last chunk says so. Then, and where the server forgot the upload, the caller starts again.
+            if resumes > MAX_RESUMES or stopped_at is None or stopped_at >= size:
                 raise
-            try:
-                reached = _offset(client.head(upload_url, headers=common))
-            except httpx.HTTPStatusError:
-                # The server has forgotten the upload: what broke it is the better story.
-                raise broken from None
-            # All bytes have arrived, but nobody has said that the object exists now: only an answer to the
-            # last chunk says so. The caller starts again.
-            if reached >= size:
-                raise
+            reached = stopped_at
         else:
             if reached <= offset:
                 raise httpx.RemoteProtocolError("the server took a chunk and its offset did not move")
@@ -84,6 +79,16 @@ def _send_chunk(
     if response.status_code in (404, 410):
         raise httpx.RemoteProtocolError("the server has forgotten the upload")
     return _offset(response)
+
+
+def _stopped_at(client: httpx.Client, upload_url: str, headers: Mapping[str, str]) -> int | None:
+    """The offset that the server has reached, None where it does not know the upload."""
+    import httpx
+
+    try:
+        return _offset(client.head(upload_url, headers=headers))
+    except httpx.HTTPStatusError:
+        return None
 
 
 def _offset(response: httpx.Response) -> int:

@@ -35,9 +35,6 @@ Outcome = Literal["accepted", "retry", "refused"]
 
 DAY_S: Final = 24 * 3600.0
 HOUR_S: Final = 3600.0
-MAX_RETRY_AFTER_S: Final = HOUR_S
-"""A receiver may ask for a longer pause, but a callback that waits for hours looks lost."""
-
 MAX_BACKOFF_S: Final = 300.0
 MAX_ANSWER_BYTES: Final = 64 * 1024
 """Of an answer no more is read than this: all that is looked for is one field."""
@@ -177,7 +174,6 @@ class WebhookSender:
         if not retry_within:
             return Delivery("refused", 0.0, None, status, loud, detail)
         pause = retry_after_seconds(response.headers.get("Retry-After"), self._clock())
-        pause = None if pause is None else min(pause, MAX_RETRY_AFTER_S)
         return Delivery("retry", retry_within, pause, status, loud, detail)
 
 
