@@ -168,6 +168,7 @@ class RedisConnections:
     """
 
     def __init__(self, url: str, block_s: float) -> None:
+        self._name = f"take-{uuid.uuid4().hex}"
         common: dict[str, Any] = {"socket_connect_timeout": 10, "socket_keepalive": True, "protocol": 2}
         self.commands = redis.Redis.from_url(
             url,
@@ -176,13 +177,33 @@ class RedisConnections:
             health_check_interval=30,
             **common,
         )
-        self.blocking = redis.Redis.from_url(
-            url,
-            socket_timeout=block_s + 10,
-            retry=Retry(NoBackoff(), 0),
-            single_connection_client=True,
-            **common,
-        )
+        self._blocking_options = common | {
+            "socket_timeout": block_s + 10,
+            "retry": Retry(NoBackoff(), 0),
+            "single_connection_client": True,
+            "client_name": self._name,
+        }
+        self._url = url
+        self._blocking: redis.Redis | None = None
+
+    @property
+    def blocking(self) -> redis.Redis:
+        """Connects at the first use, so that a server that is down is told where it is needed."""
+        if self._blocking is None:
+            self._blocking = redis.Redis.from_url(self._url, **self._blocking_options)
+        return self._blocking
+
+    def unblock(self) -> None:
+        """End the wait of the thread that blocks, so that it gets no element.
+
+        Its connection has a name by which the server knows it; closing the socket under redis-py's feet
+        would leave its reader in an undefined state.
+        """
+        if self._blocking is None:
+            return
+        for client in cast(list[dict[str, str]], self.commands.client_list()):
+            if client.get("name") == self._name:
+                self.commands.client_unblock(int(client["id"]))
 
 
 class WorkQueue:
@@ -349,14 +370,17 @@ class WorkQueue:
             marks = self._connections.commands.mget([self.keys.cancel(member_of(name)) for name in wanted])
         return {name for name, mark in zip(wanted, cast(list[Any], marks), strict=True) if mark is not None}
 
-    def hang_up(self) -> None:
-        """Cut the connection of a `take` that waits in another thread; it raises `ServiceUnavailable`.
+    def unblock(self) -> None:
+        """Wake a `take` that waits in another thread; it returns None.
 
-        An element that was on its way lies in this worker's list, and `leave` gives it back.
+        Best effort: an element on its way to a worker that ends lies in its list, and `leave` or a sweep
+        gives it back.
         """
-        connection = self._connections.blocking.connection
-        if connection is not None:
-            connection.disconnect()  # type: ignore[no-untyped-call]
+        try:
+            with translated_redis_errors():
+                self._connections.unblock()
+        except ServiceError as error:
+            log.info("the waiting take was not woken: %s", error)
 
     # --- inside
 

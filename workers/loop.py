@@ -235,7 +235,7 @@ class Worker:
         self._hands.close()
         with self._gate:
             self._gate.notify_all()
-        self._queue.hang_up()
+        self._queue.unblock()
         threading.Thread(target=self._enforce_deadline, args=(code,), name="drain", daemon=True).start()
 
     def _node_fault(self) -> int:

