@@ -664,6 +664,8 @@ def body(status: str, code: str) -> bytes:
         (400, body("400", "InvalidKey"), ServiceRefused),
         (400, body("404", "NoSuchKey"), ServiceRefused),
         (400, body("400", "SomethingNew"), ServiceRefused),
+        (400, body("403", "SomethingNew"), ServiceMisconfigured),
+        (400, body("503", "SomethingNew"), ServiceUnavailable),
         (413, b"<html>Too Large</html>", ServiceRefused),
         (400, b"\xff\xfe", ServiceRefused),
         (400, b"[1]", ServiceRefused),
