@@ -201,7 +201,7 @@ class RedisConnections:
         """
         if self._blocking is None:
             return
-        for client in cast(list[dict[str, str]], self.commands.client_list()):
+        for client in self.commands.client_list():
             if client.get("name") == self._name:
                 self.commands.client_unblock(int(client["id"]))
 

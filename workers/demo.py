@@ -174,7 +174,7 @@ def _job(name: str, job_type: str, prompt: str, config: dict[str, Any], **more: 
 
 def _sdxl_jobs(settings: Settings, prompt: str | None) -> list[dict[str, Any]]:
     size = settings.demo_size
-    config = {"width": size, "height": size, "num_inference_steps": 25, "guidance_scale": 6.5}
+    config: dict[str, Any] = {"width": size, "height": size, "num_inference_steps": 25, "guidance_scale": 6.5}
     config |= {"scheduler": "euler", "num_images": 3, "seed": 1234}
     return [
         _job(
@@ -189,7 +189,12 @@ def _sdxl_jobs(settings: Settings, prompt: str | None) -> list[dict[str, Any]]:
 
 def _wan_jobs(settings: Settings, prompt: str | None) -> list[dict[str, Any]]:
     size = settings.demo_size
-    config = {"size": f"{size}*{size}", "sample_steps": 25, "sample_guide_scale": 6.5, "seed": 1234}
+    config: dict[str, Any] = {
+        "size": f"{size}*{size}",
+        "sample_steps": 25,
+        "sample_guide_scale": 6.5,
+        "seed": 1234,
+    }
     video = config | {"sample_solver": "euler", "sample_shift": 5.0, "frame_num": settings.demo_frames}
     return [
         _job("video", "video_fast", prompt or DEFAULT_VIDEO_PROMPT, video),

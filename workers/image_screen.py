@@ -37,6 +37,8 @@ Picture = NDArray[np.uint8]
 
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAX_ANSWER_BYTES = 64 * 1024
+# The weights of red, green and blue in the luma, ITU-R BT.601.
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
@@ -226,13 +228,25 @@ def phash_variants(picture: Picture) -> tuple[np.uint64, ...]:
 
 def _coefficients(picture: Picture) -> NDArray[np.float64]:
     """DCT-II coefficients 1 to 8 along both axes (shape 8x8, rows are vertical frequencies)."""
-    from PIL import Image
-
-    luma = Image.fromarray(picture).convert("L").resize((32, 32), Image.Resampling.BOX)
-    frequency, position = np.arange(1, 9)[:, None], np.arange(32)[None, :]
-    basis = np.cos(np.pi * frequency * (2 * position + 1) / 64)
-    coefficients: NDArray[np.float64] = basis @ np.asarray(luma, np.float64) @ basis.T
+    height, width = picture.shape[:2]
+    luma = picture @ _LUMA
+    coefficients: NDArray[np.float64] = _projection(height) @ luma @ _projection(width).T
     return coefficients
+
+
+def _projection(length: int) -> NDArray[np.float64]:
+    """The matrix (8, length) that averages a line down to 32 cells and takes its DCT coefficients 1 to 8.
+
+    A pixel that lies across a border counts for both cells by its share. An image library's box filter gives it
+    to one of them, and a mirrored picture then has another hash.
+    """
+    borders = np.linspace(0.0, length, 33)
+    pixels = np.arange(length)
+    overlap = np.minimum(borders[1:, None], pixels + 1) - np.maximum(borders[:-1, None], pixels)
+    averages = np.clip(overlap, 0.0, None) * (32 / length)
+    frequency, position = np.arange(1, 9)[:, None], np.arange(32)[None, :]
+    projection: NDArray[np.float64] = np.cos(np.pi * frequency * (2 * position + 1) / 64) @ averages
+    return projection
 
 
 def _bits(block: NDArray[np.float64]) -> int:

@@ -306,7 +306,7 @@ class Pipeline:
         mains = [submit(self._upload_file, held, bucket, item.file) for item in encoded.files]
         thumbnails = [submit(self._upload_thumbnail, held, bucket, item.thumbnail) for item in encoded.files]
         # All have to have ended, also where one failed: their files are removed next.
-        wait([*mains, *thumbnails])
+        wait(mains), wait(thumbnails)
         return [
             Produced(
                 key=main.result(),

@@ -104,7 +104,8 @@ class Installation:
             assert not thread.is_alive()
 
     def asset(self, callback: Received, index: int = 0) -> Path:
-        return self.folder / callback.document["metadata"]["bucket"] / callback.document["assets"][index]
+        document = callback.document
+        return self.folder / str(document["metadata"]["bucket"]) / str(document["assets"][index])
 
     def leftovers(self) -> list[str]:
         """Keys that should be gone when everything is done: anything still held or waiting."""
