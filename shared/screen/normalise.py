@@ -1,0 +1,140 @@
+"""From what was typed to what a reader sees: the folding every text goes through before it is matched.
+
+`fold` is one pass over the text. It costs a table look-up for each character and a normalisation for each
+*distinct* character, and refuses text with more distinct characters than any prompt has, so its time is linear
+with a small constant whatever the input.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from urllib.parse import unquote
+
+from shared.screen import characters
+
+# A 10,000 character Chinese novel text has about 1,000; one with more is made to cost time.
+MAX_DISTINCT_CHARACTERS = 1_500
+# Deeper nesting of escapes than this is refused by the caller, see `decode_escapes`.
+MAX_ESCAPE_ROUNDS = 3
+
+_ESCAPE = re.compile(
+    r"&#?[0-9A-Za-z]{2,31};?|%[0-9A-Fa-f]{2}|\\[ux]\{?[0-9A-Fa-f]{2,6}|\\U[0-9A-Fa-f]{8}|[uU]\+[0-9A-Fa-f]{4,6}"
+)
+_BACKSLASH = re.compile(r"(?:\\[ux]\{?|\\U|[uU]\+)([0-9A-Fa-f]{2,8})\}?")
+_COMPOSABLE = re.compile("[\u1100-\u11ff\u3099\u309a\u3131-\u318e\ua960-\ua97f\ud7b0-\ud7ff\uff61-\uffdc]")
+_ENYE = re.compile("([nN])\u0303")
+# The tail "(boat:1.2)", and Compel's "(boat)1.2": weights stand between the halves of a split word.
+_WEIGHT = re.compile(r":[ ]?[+-]?(?:\d?\.\d{1,6}|[0-4])(?=[ ]?[)\]}>])|(?<=[)\]}])[+-]?\d?\.\d{1,6}")
+_SEPARATOR_RUN = re.compile(r"[\W_]{4,}")
+_NOT_A_LETTER = re.compile(r"[\W_]+")
+_CJK_CHARACTER = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\U00020000-\U0003134f]")
+
+
+class UnreadableError(ValueError):
+    """The text cannot be read with the means of this package; it is refused under `rule_id`."""
+
+    def __init__(self, rule_id: str) -> None:
+        super().__init__(rule_id)
+        self.rule_id = rule_id
+
+
+def fold(text: str) -> str:
+    """Lower-case text in its plain letters: compatibility forms, accents, marks, invisible characters folded.
+
+    Accents go, except the tilde of the letter that tells "nina" (a name) from the Spanish word for a child.
+    Raises `UnreadableError` for letters of a script without rules and for more than
+    `MAX_DISTINCT_CHARACTERS` distinct characters.
+    """
+    if text.isascii():
+        return text.translate(_ASCII_FOLD)
+    if characters.UNREAD_SCRIPT.search(text):
+        raise UnreadableError("unread-script")
+    text = _ENYE.sub("ñ", text)
+    if _COMPOSABLE.search(text):
+        # Safe from the quadratic reordering of marks: the only marks that survive here share one class.
+        text = unicodedata.normalize("NFKC", text.translate(_MARKS))
+    distinct = set(text)
+    if len(distinct) > MAX_DISTINCT_CHARACTERS:
+        raise UnreadableError("too-many-characters")
+    folded = "".join(map({character: _fold_character(character) for character in distinct}.__getitem__, text))
+    if characters.UNREAD_SCRIPT.search(folded) or characters.GREEK_WORD.search(folded):
+        raise UnreadableError("unread-script")
+    return folded
+
+
+def strip_weights(folded: str) -> str:
+    """Prompt weights removed; brackets stay, they are separators like any other."""
+    return _WEIGHT.sub("", folded) if ":" in folded or ")" in folded or "]" in folded else folded
+
+
+def squeeze_separators(folded: str) -> str:
+    """Runs of separators shortened, so that padding cannot push a word out of a window."""
+    return _SEPARATOR_RUN.sub(lambda run: run[0][:2] + " ", folded)
+
+
+def decode_escapes(text: str) -> str | None:
+    """The text with HTML, percent and backslash escapes read, or None where it has none.
+
+    Raises `UnreadableError` for escapes nested deeper than `MAX_ESCAPE_ROUNDS`.
+    """
+    decoded = text
+    for _ in range(MAX_ESCAPE_ROUNDS + 1):
+        once = decoded
+        if _ESCAPE.search(decoded):
+            once = _BACKSLASH.sub(_backslash, unquote(html.unescape(decoded), errors="replace"))
+        if once == decoded:
+            return None if decoded == text else decoded
+        decoded = once
+    raise UnreadableError("nested-escapes")
+
+
+def turned_over(text: str) -> str | None:
+    """The text read upside down, from its end, where it holds letters that exist for that purpose."""
+    if text.isascii() or len(characters.TURNED.findall(text)) < 2:
+        return None
+    return text.lower()[::-1].translate(dict(characters.FLIPPED))
+
+
+def hidden_tags(text: str) -> str | None:
+    """Text written in the invisible tag characters, which language models read and people do not see."""
+    hidden = (
+        [chr(ord(c) - 0xE0000) for c in text if "\U000e0020" <= c <= "\U000e007e"]
+        if not text.isascii()
+        else []
+    )
+    return "".join(hidden) or None
+
+
+def joined_ideographs(folded: str) -> str | None:
+    """The text without separators and in one kana, for the scripts that write words without spaces."""
+    if folded.isascii() or not _CJK_CHARACTER.search(folded):
+        return None
+    return _NOT_A_LETTER.sub("", folded).translate(dict(characters.HIRAGANA))
+
+
+def _fold_character(character: str) -> str:
+    if "\u3400" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7a3":
+        return characters.AFTER_NFKC.get(ord(character), character) or ""
+    mapped = characters.BEFORE_NFKC.get(ord(character), character)
+    if mapped is None:
+        return ""
+    plain = mapped if mapped.isascii() else unicodedata.normalize("NFKC", mapped)
+    return "".join(_finish(part) for part in plain.lower())
+
+
+def _finish(character: str) -> str:
+    if character.isascii():
+        return characters.AFTER_NFKC.get(ord(character), character) or ""
+    known = characters.AFTER_NFKC.get(ord(character), characters.BEFORE_NFKC.get(ord(character), character))
+    return known or ""
+
+
+def _backslash(match: re.Match[str]) -> str:
+    code = int(match[1], 16)
+    return chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else " "
+
+
+_ASCII_FOLD = {code: _fold_character(chr(code)) for code in range(128)}
+_MARKS = {code: None for code, mapped in characters.BEFORE_NFKC.items() if mapped is None}

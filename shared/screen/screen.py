@@ -1,0 +1,168 @@
+"""The content screen: refuses a job whose words indicate a minor, before anything is generated.
+
+It reads words. It does not know what a picture shows and nothing here detects a person's age; it is one
+layer, measured on corpora (`python -m benchmarks.screen`), and in doubt it refuses.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.screen import weights
+from shared.screen.lexicon import Kind
+from shared.screen.matching import ADULTHOOD, Matcher
+from shared.screen.normalise import (
+    UnreadableError,
+    decode_escapes,
+    fold,
+    hidden_tags,
+    squeeze_separators,
+    strip_weights,
+    turned_over,
+)
+from shared.screen.rules import RulesError, Ruleset, operator_rules, standard_ruleset
+
+MAX_CHARACTERS = 40_000
+"""All fields together. A prompt has at most 10,000 characters, an enhanced one a few thousand."""
+
+# How much of each field is looked at where two meet; several times the longest term.
+_SEAM = 120
+
+ERROR_RULE = "screen-error"
+LENGTH_RULE = "too-long"
+LOWERED_RULE = "adulthood-lowered"
+NEGATIVE_WEIGHT_RULE = "negative-weight"
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenInput:
+    """The texts of one job. All but `negative_prompt` are drawn, and are read singly and joined."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    compel_weights: str | None = None
+    enhanced_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`rule_id` names the rule of a refusal, for the operator's own records only; None where allowed."""
+
+    allowed: bool
+    rule_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """The compiled rules. Build it once with `standard` or `with_operator_rules`; it never changes."""
+
+    _drawn: Matcher
+    _negative: Matcher
+    _operator: Matcher | None = None
+
+    @classmethod
+    def standard(cls) -> Screen:
+        """The reviewed rules of this package; compiled at the first call, about a fifth of a second."""
+        return _standard()
+
+    @classmethod
+    def with_operator_rules(cls, path: Path | str) -> Screen:
+        """The standard rules and an operator's own, which can only refuse more.
+
+        Raises `RulesError` naming what is wrong with the file.
+        """
+        standard, ruleset = _standard(), standard_ruleset()
+        rules = operator_rules(Path(path))
+        try:
+            own = Matcher.build(ruleset, rules, allow=False)
+        except ValueError as error:
+            raise RulesError(f"{path}: {error}") from error
+        return cls(standard._drawn, standard._negative, own)
+
+    def check(self, given: ScreenInput) -> Verdict:
+        """Whether the job may run. Never raises."""
+        try:
+            rule_id = self._first_refusal(given)
+        except UnreadableError as unreadable:
+            rule_id = unreadable.rule_id
+        except Exception:  # a fault in this check must refuse the job, never let it through
+            rule_id = ERROR_RULE
+        return Verdict(rule_id is None, rule_id)
+
+    def _first_refusal(self, given: ScreenInput) -> str | None:
+        drawn = [
+            text for text in (given.prompt, given.compel_weights, given.enhanced_prompt) if text is not None
+        ]
+        negative = given.negative_prompt
+        if sum(map(len, drawn)) + len(negative or "") > MAX_CHARACTERS:
+            return LENGTH_RULE
+        fields = [list(_readings(text)) for text in dict.fromkeys(drawn)]
+        rule_id = next(filter(None, (self._drawn_refusal(text) for texts in fields for text in texts)), None)
+        if rule_id:
+            return rule_id
+        rule_id = next(
+            filter(None, (self._seam_refusal(seam) for seam in _seams([texts[0] for texts in fields]))), None
+        )
+        if rule_id or negative is None:
+            return rule_id
+        return next(filter(None, map(self._negative_refusal, _readings(negative))), None)
+
+    def _drawn_refusal(self, folded: str) -> str | None:
+        plain = strip_weights(folded)
+        for matcher in (self._drawn, self._operator):
+            rule_id = matcher.first_refusal(plain) if matcher else None
+            if rule_id:
+                return rule_id
+        return LOWERED_RULE if self._lowers_adulthood(folded) else None
+
+    def _seam_refusal(self, folded: str) -> str | None:
+        for matcher in (self._drawn, self._operator):
+            rule_id = matcher.first_refusal(folded) if matcher else None
+            if rule_id:
+                return rule_id
+        return None
+
+    def _lowers_adulthood(self, folded: str) -> bool:
+        if not weights.may_lower(folded):
+            return False
+        return any(
+            weights.lowers_any(reading.folded, reading.places(ADULTHOOD))
+            for reading in self._drawn.read(folded)
+        )
+
+    def _negative_refusal(self, folded: str) -> str | None:
+        if weights.has_negative_weight(folded):
+            return NEGATIVE_WEIGHT_RULE
+        return self._negative.first_refusal(strip_weights(folded))
+
+
+@functools.cache
+def _standard() -> Screen:
+    ruleset = standard_ruleset()
+    return Screen(
+        Matcher.build(ruleset, (rule for rule in ruleset.rules if not rule.negative), allow=True),
+        Matcher.build(ruleset, (rule for rule in ruleset.rules if rule.negative), allow=False),
+    )
+
+
+def _readings(text: str) -> Iterator[str]:
+    """The text folded, first as it stands, then with its escapes, hidden or turned letters read."""
+    yield fold(text)
+    for other in (decode_escapes(text), hidden_tags(text), turned_over(text)):
+        if other is not None:
+            yield fold(other)
+
+
+def _seams(folded: list[str]) -> Iterator[str]:
+    """Where two fields meet, with and without a space: a term may stand half in each."""
+    if len(folded) < 2:
+        return
+    squeezed = [squeeze_separators(strip_weights(text)) for text in folded]
+    for first, second in itertools.permutations(squeezed, 2):
+        tail, head = first[-_SEAM:], second[:_SEAM]
+        yield tail + head
+        yield f"{tail} {head}"
