@@ -37,8 +37,6 @@ Picture = NDArray[np.uint8]
 
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAX_ANSWER_BYTES = 64 * 1024
-# The weights of red, green and blue in the luma, ITU-R BT.601.
-_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
@@ -228,8 +226,10 @@ def phash_variants(picture: Picture) -> tuple[np.uint64, ...]:
 
 def _coefficients(picture: Picture) -> NDArray[np.float64]:
     """DCT-II coefficients 1 to 8 along both axes (shape 8x8, rows are vertical frequencies)."""
+    from PIL import Image
+
     height, width = picture.shape[:2]
-    luma = picture @ _LUMA
+    luma = np.asarray(Image.fromarray(picture).convert("L"), np.float64)  # ITU-R BT.601
     coefficients: NDArray[np.float64] = _projection(height) @ luma @ _projection(width).T
     return coefficients
 
@@ -237,8 +237,8 @@ def _coefficients(picture: Picture) -> NDArray[np.float64]:
 def _projection(length: int) -> NDArray[np.float64]:
     """The matrix (8, length) that averages a line down to 32 cells and takes its DCT coefficients 1 to 8.
 
-    A pixel that lies across a border counts for both cells by its share. An image library's box filter gives it
-    to one of them, and a mirrored picture then has another hash.
+    A pixel that lies across a border counts for both cells by its share. An image library's box filter gives
+    it to one of them, and a mirrored picture then has another hash.
     """
     borders = np.linspace(0.0, length, 33)
     pixels = np.arange(length)

@@ -8,6 +8,7 @@ and as many bytes as it announces, and the parent believes neither without check
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -61,7 +62,10 @@ def decode_image(data: bytes, limits: DecodeLimits | None = None) -> NDArray[np.
 
 
 def _run_helper(data: bytes, limits: DecodeLimits) -> bytes:
-    """What the helper wrote, at most one byte more than the largest picture allowed."""
+    """What the helper wrote, at most one byte more than the largest picture allowed.
+
+    Raises ReferenceRefused for a picture that used up its processor time.
+    """
     arguments = (limits.memory_bytes, limits.cpu_s, limits.max_pixels, limits.max_side, limits.min_side)
     helper = subprocess.Popen(
         [*_COMMAND, *(str(argument) for argument in arguments)],
@@ -86,20 +90,22 @@ def _run_helper(data: bytes, limits: DecodeLimits) -> bytes:
         except BrokenPipeError:
             pass  # the helper is gone; its missing answer says so
         with helper.stdout:
-            return helper.stdout.read(decode_child.HEADER.size + 3 * limits.max_pixels + 1)
+            answer = helper.stdout.read(decode_child.HEADER.size + 3 * limits.max_pixels + 1)
     finally:
         timer.cancel()
+        # A helper that has already ended keeps its own exit status.
         helper.kill()
-        helper.wait()
+        status = helper.wait()
+    if status == -signal.SIGXCPU:
+        raise ReferenceRefused("The reference takes more time to decode than a picture may take.")
+    return answer
 
 
 def _pixels(answer: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
     """The array in the helper's answer. Raises JobError's classes for any other answer."""
     header = decode_child.HEADER
     if len(answer) < header.size:
-        raise ReferenceUnavailable(
-            "The reference could not be decoded within the memory and time that a picture may take."
-        )
+        raise ReferenceUnavailable("The reference could not be decoded in time.")
     status, width, height = header.unpack_from(answer)
     if status != decode_child.DECODED:
         raise _refusal(status, limits)
