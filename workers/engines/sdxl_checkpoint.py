@@ -74,16 +74,22 @@ def _from_single_file(path: Path, device: torch.device, dtype: torch.dtype, conf
 
     overrides = _sampling_overrides(_names_in(path))
     source = {"config": str(config), "local_files_only": True}
+    parts: dict[str, Any] = {}
     # The large parts one by one: their weights are mapped, cast tensor by tensor and put on the device, so
     # that no second copy of the file builds up in main memory.
-    unet = UNet2DConditionModel.from_single_file(
-        str(path), subfolder="unet", dtype=dtype, device=device, **source
-    )
-    vae = AutoencoderKL.from_single_file(
-        str(path), subfolder="vae", dtype=vae_dtype(device, dtype), device=device, **source
-    )
+    for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        part_dtype = vae_dtype(device, dtype) if name == "vae" else dtype
+        try:
+            parts[name] = kind.from_single_file(
+                str(path), subfolder=name, dtype=part_dtype, device=device, **source
+            )
+        except NotImplementedError as error:
+            # What torch raises for moving a tensor that no weight was found for.
+            raise _unusable(
+                path, f"whose {name} lacks tensors that its configuration asks for ({error})"
+            ) from error
     pipeline = StableDiffusionXLPipeline.from_single_file(
-        str(path), unet=unet, vae=vae, dtype=dtype, add_watermarker=False, **source
+        str(path), **parts, dtype=dtype, add_watermarker=False, **source
     )
     return _with_euler(pipeline, overrides)
 
@@ -155,15 +161,29 @@ def _from_hub(model: str, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _from_pretrained(model: str, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
-    from diffusers import StableDiffusionXLPipeline
+    from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    pipeline = StableDiffusionXLPipeline.from_pretrained(
-        model,
-        dtype={"default": dtype, "vae": vae_dtype(device, dtype)},
-        use_safetensors=True,
-        add_watermarker=False,
-        **options,
-    )
+    parts: dict[str, Any] = {}
+    for name, kind in (
+        ("unet", UNet2DConditionModel),
+        ("vae", AutoencoderKL),
+        ("text_encoder", CLIPTextModel),
+        ("text_encoder_2", CLIPTextModelWithProjection),
+    ):
+        # One by one, because only so the libraries tell which tensors they did not find. The encoders' would
+        # otherwise be random numbers.
+        part, report = kind.from_pretrained(
+            model,
+            subfolder=name,
+            dtype=vae_dtype(device, dtype) if name == "vae" else dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+        _refuse_gaps(model, name, report["missing_keys"])
+        parts[name] = part.to(device)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(model, **parts, add_watermarker=False, **options)
     return _with_euler(pipeline, {})
 
 
@@ -179,11 +199,7 @@ def _check(model: str | Path, pipeline: Any) -> None:
         module = getattr(pipeline, part)
         if module is None:
             raise _unusable(model, f"whose pipeline has no {part}; it has to be an SDXL base model")
-        absent = [name for name, tensor in _tensors(module) if tensor.is_meta]
-        if absent:
-            raise _unusable(
-                model, f"whose {part} lacks {len(absent)} tensors of its configuration, such as {absent[0]}"
-            )
+        _refuse_gaps(model, part, [name for name, tensor in _tensors(module) if tensor.is_meta])
     channels = pipeline.unet.config.in_channels
     if channels != pipeline.vae.config.latent_channels:
         raise _unusable(
@@ -192,6 +208,15 @@ def _check(model: str | Path, pipeline: Any) -> None:
         )
     if pipeline.vae.config.latents_mean is not None:
         raise _unusable(model, "whose VAE normalises its latents; it is a model of another family")
+
+
+def _refuse_gaps(model: str | Path, part: str, missing: Iterable[str]) -> None:
+    names = sorted(missing)
+    if names:
+        raise _unusable(
+            model,
+            f"whose {part} lacks {len(names)} tensors that its configuration asks for, such as {names[0]}",
+        )
 
 
 def _tensors(module: Any) -> Iterable[tuple[str, torch.Tensor]]:
