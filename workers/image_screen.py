@@ -88,7 +88,8 @@ class HashBlocklist:
 
     The file has one entry a line, `sha256:<64 hex digits>` or `phash:<16 hex digits>`; `#` begins a comment.
     `python -m workers.image_screen FILE...` writes the entries of pictures. `radius` is the number of the 64
-    bits that may differ; the hash is also compared for the picture mirrored and turned by quarters.
+    bits that may differ; the hash is also compared for the picture mirrored and turned by quarters. It stands
+    recompression, scaling and changes of brightness, but not crops of more than about one per cent a side.
     """
 
     def __init__(self, path: Path, radius: int = 6) -> None:
