@@ -1,34 +1,43 @@
 """Finding terms in folded text, however they are spelled.
 
-Every term is stored under its *skeleton*: one letter for all that can be read as it, runs of a letter reduced
-to one. The text is cut into tokens (runs of letters, runs of digits), each token gets its skeleton, and from
-each token on the skeletons are appended and looked up in one hash table, as long as the result is the
-beginning of some term. So "t.e.e.n", "te(en)", "t33n", "teeeen" and a mixed-script spelling all meet the same
-entry, and a hit costs one look-up whatever the number of terms. A hit is a candidate only: `_reads_as` then
-compares the original letters, so that "ten" or "shot a photo" is not taken for a term.
+The text is cut into tokens: runs of letters and runs of digits. A token that is a term as it stands is found in
+one hash table. Every term is also stored under its *skeleton*: one letter for all that can be read as it, runs
+of a letter reduced to one. From each token on, the skeletons are appended and looked up in a second hash table
+for as long as the result begins some term. So "t.e.e.n", "te(en)", "t33n", "teeeen" and a mixed-script spelling
+all meet the same entry, and a look-up costs the same whatever the number of terms. What is found there is a
+candidate: `_reads_as` then compares the letters as written, so that "ten" or "shot a photo" is not taken for a
+term.
 
-Time is linear: a walk from a token goes at most as far as the longest term has letters (about 30; runs of one
-letter are entered at their beginning only), so the work is bounded by that constant times the length of the
-text, and in practice by two or three look-ups a token.
+Time is linear. A walk from a token goes no further than the longest term has letters (runs of one letter count
+once and are entered at their beginning only), which bounds the look-ups by a constant for each token; plain
+text needs about two. What costs more than a look-up is counted, and a text that asks for more of it than
+`MAX_EFFORT` is refused: prompts of 10,000 characters stay below half of that.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from itertools import compress
+from operator import ne
+from typing import NamedTuple
 
 from shared.screen import characters
-from shared.screen.normalise import fold
+from shared.screen.normalise import UnreadableError, fold
+
+MAX_EFFORT = 1_200
+"""Words of interest, numbers and candidate spellings in one text, weighted by what each costs (1, 2 and 2)."""
 
 _LETTERS = "a-zñ\u00df-\u00ff\u0370-\u052f\u0620-\u064a\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f\u0900-\u0963\u0970-\u097f"
 _ASCII_TOKEN = re.compile("([a-z]+|[0-9]+)")
 _TOKEN = re.compile(f"([{_LETTERS}]+|[0-9]+)")
 _SIGN_TOKEN = re.compile(f"([{_LETTERS}]+|[0-9]+|[{re.escape(characters.SIGNS)}])")
-_DOUBLED = re.compile(r"([^\n])\1+")
 _RUN = re.compile(r"(.)\1*", re.DOTALL)
 _SKELETON = dict(characters.SKELETON)
+# Shorter class words ("in", "to") are looked up as written only: too many texts hold their letters.
+_SHORTEST_RESPELLED_CLASS = 3
 
 
 class Kind(Enum):
@@ -41,32 +50,49 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One spelling of one term. `label` is the rule's id or the class's name."""
+    """One term. `labels` are the ids of its rules or the names of its classes."""
 
     compact: str
     kind: Kind
-    label: str
+    labels: tuple[str, ...]
     breaks: frozenset[int]
     """Offsets in `compact` at which a new word of the phrase begins."""
-    runs: tuple[tuple[frozenset[str], int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Tokens `start` up to, not including, `end` read as `entry`."""
+class Span(NamedTuple):
+    """Tokens `start` up to, not including, `end`, and what they are found to be."""
 
     start: int
     end: int
-    entry: Entry
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What stands in a text: refused terms, allowed compounds, members of word classes."""
+
+    refused: list[Span] = field(default_factory=list)
+    allowed: list[Span] = field(default_factory=list)
+    classes: list[Span] = field(default_factory=list)
+
+    def add(self, start: int, end: int, entry: Entry) -> None:
+        listed = (
+            self.classes
+            if entry.kind is Kind.CLASS
+            else self.refused
+            if entry.kind is Kind.REFUSE
+            else self.allowed
+        )
+        listed.append(Span(start, end, entry.labels))
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """A text cut up: `separators[i]` stands before `words[i]`, the last one after the last word."""
 
-    words: tuple[str, ...]
-    separators: tuple[str, ...]
-    skeletons: tuple[str, ...]
+    words: Sequence[str]
+    separators: Sequence[str]
+    skeletons: Sequence[str]
 
     @classmethod
     def of(cls, folded: str, *, signs_are_letters: bool = False) -> Tokens:
@@ -76,15 +102,17 @@ class Tokens:
             pattern = _ASCII_TOKEN if folded.isascii() else _TOKEN
         pieces = pattern.split(folded)
         words = pieces[1::2]
-        skeletons = _DOUBLED.sub(r"\1", "\n".join(words).translate(_SKELETON)).split("\n") if words else []
-        return cls(tuple(words), tuple(pieces[0::2]), tuple(skeletons))
+        skeletons = skeleton("\n".join(words)).split("\n") if words else []
+        return cls(words, pieces[0::2], skeletons)
 
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """All entries under their skeletons; a beginning of a skeleton maps to no entries."""
+    """All terms, as written (`words`) and under their skeletons (`table`)."""
 
+    words: Mapping[str, tuple[Entry, ...]]
     table: Mapping[str, tuple[Entry, ...]]
+    """A proper beginning of a skeleton maps to no entries."""
     natural_words: frozenset[str]
     """Words of a supported language whose letters could be taken for a stretched or swapped term."""
     natural_parts: frozenset[str]
@@ -97,70 +125,100 @@ class Lexicon:
         natural_words: Iterable[str],
         natural_parts: Iterable[str],
     ) -> Lexicon:
-        """`terms` are (text, kind, label); texts are folded here, the same way as what they are compared to."""
-        table: dict[str, list[Entry]] = {}
-        for text, kind, label in dict.fromkeys(terms):
-            entry = _entry(text, kind, label)
-            table.setdefault(skeleton(entry.compact), []).append(entry)
-        frozen = {key: tuple(entries) for key, entries in table.items()}
-        for key in table:
-            for length in range(1, len(key)):
-                frozen.setdefault(key[:length], ())
-        return cls(frozen, frozenset(map(fold, natural_words)), frozenset(map(fold, natural_parts)))
+        """`terms` are (text, kind, label); texts are folded here, the same way as what they are compared to.
 
-    def spans(self, tokens: Tokens) -> list[Span]:
-        """Every entry that some run of tokens can be read as."""
-        found: list[Span] = []
-        get = self.table.get
-        skeletons = tokens.skeletons
-        count = len(skeletons)
+        Raises ValueError for a term without letters or digits.
+        """
+        labels: dict[tuple[tuple[str, ...], Kind], dict[str, None]] = {}
+        for text, kind, label in terms:
+            labels.setdefault((_words_of(text), kind), {})[label] = None
+        written: dict[str, list[Entry]] = {}
+        respelled: dict[str, list[Entry]] = {}
+        for (words, kind), named in labels.items():
+            entry = _entry(words, kind, tuple(named))
+            if len(words) == 1:
+                written.setdefault(entry.compact, []).append(entry)
+            if kind is not Kind.CLASS or len(words) > 1 or len(entry.compact) >= _SHORTEST_RESPELLED_CLASS:
+                respelled.setdefault(skeleton(entry.compact), []).append(entry)
+        table = {key: tuple(entries) for key, entries in respelled.items()}
+        for key in respelled:
+            for length in range(1, len(key)):
+                table.setdefault(key[:length], ())
+        return cls(
+            words={word: tuple(entries) for word, entries in written.items()},
+            table=table,
+            natural_words=frozenset(map(fold, natural_words)),
+            natural_parts=frozenset(map(fold, natural_parts)),
+        )
+
+    def find(self, tokens: Tokens) -> Findings:
+        """Every entry that some run of tokens can be read as.
+
+        Raises `UnreadableError` for a text that exceeds `MAX_EFFORT`.
+        """
+        findings = Findings()
+        written, respelled = self.words.get, self.table.get
+        words, skeletons = tokens.words, tokens.skeletons
+        count = len(words)
+        effort = 0
         previous = ""
         for start, begun in enumerate(skeletons):
-            entries = get(begun)
+            plain = written(words[start])
+            if plain is not None:
+                effort += 1
+                for entry in plain:
+                    findings.add(start, start + 1, entry)
+            if effort > MAX_EFFORT:
+                raise UnreadableError("too-dense")
+            entries = respelled(begun)
             if entries is None or (begun == previous and len(begun) == 1):
                 previous = begun
                 continue
             previous = begun
             end = start + 1
+            length = len(words[start])
             grown = begun
             while True:
-                if entries:
-                    for entry in entries:
+                for entry in entries:
+                    if length >= len(entry.compact) and not (
+                        end == start + 1 and words[start] == entry.compact
+                    ):
+                        effort += 2
                         if self._reads_as(entry, tokens, start, end):
-                            found.append(Span(start, end, entry))
+                            findings.add(start, end, entry)
                 # A run of one letter is taken in one step, or a long one would be compared again and again.
                 reached = end
                 while end < count and skeletons[end] == grown[-1]:
+                    length += len(words[end])
                     end += 1
                 if end == reached:
                     if end == count:
                         break
                     added = skeletons[end]
                     grown += added[1:] if added[0] == grown[-1] else added
-                    entries = get(grown)
+                    entries = respelled(grown)
                     if entries is None:
                         break
+                    length += len(words[end])
                     end += 1
-        return found
+        return findings
 
     def _reads_as(self, entry: Entry, tokens: Tokens, start: int, end: int) -> bool:
         compact = entry.compact
         if end == start + 1:
             word = tokens.words[start]
             if word == compact:
-                return True
-            if len(word) < len(compact) or entry.kind is Kind.ALLOW:
-                return False
-            return word not in self.natural_words and _looks_like(word, entry)
+                return entry.kind is not Kind.ALLOW
+            return (
+                entry.kind is not Kind.ALLOW and word not in self.natural_words and _looks_like(word, compact)
+            )
         parts = tokens.words[start:end]
         word = "".join(parts)
-        if len(word) < len(compact):
-            return False
         inner = tokens.separators[start + 1 : end]
         if word == compact:
             if _aligned(parts, entry.breaks):
                 return entry.kind is not Kind.ALLOW or all(gap in (" ", "-", "_", "") for gap in inner)
-        elif not _looks_like(word, entry):
+        elif entry.kind is Kind.ALLOW or not _looks_like(word, compact):
             return False
         return entry.kind is not Kind.ALLOW and self._split_on_purpose(parts, inner, len(entry.breaks))
 
@@ -181,44 +239,51 @@ class Lexicon:
 
 
 def skeleton(text: str) -> str:
-    return _DOUBLED.sub(r"\1", text.translate(_SKELETON))
+    """One letter for all that can be read as it, and runs of a letter reduced to one."""
+    return without_repeats(text.translate(_SKELETON))
 
 
-def _entry(text: str, kind: Kind, label: str) -> Entry:
-    words = [word for word in _TOKEN.split(fold(text).replace("\u0640", ""))[1::2] if word]
+def without_repeats(text: str) -> str:
+    """Every run of one character reduced to one."""
+    return "".join(compress(text, map(ne, text, text[1:] + "\0")))
+
+
+def _words_of(text: str) -> tuple[str, ...]:
+    words = tuple(_TOKEN.findall(fold(text)))
     if not words:
         raise ValueError(f"the term {text!r} has no letters of a supported script")
+    return words
+
+
+def _entry(words: tuple[str, ...], kind: Kind, labels: tuple[str, ...]) -> Entry:
     breaks, offset = [], 0
     for word in words[:-1]:
         offset += len(word)
         breaks.append(offset)
-    compact = "".join(words)
-    runs = tuple((frozenset(run), len(run)) for run in _runs(compact))
-    return Entry(compact, kind, label, frozenset(breaks), runs)
+    return Entry("".join(words), kind, labels, frozenset(breaks))
 
 
 def _runs(word: str) -> Iterator[str]:
-    offset = 0
     for match in _RUN.finditer(word.translate(_SKELETON)):
-        yield word[offset : match.end()]
-        offset = match.end()
+        yield word[match.start() : match.end()]
 
 
 def _aligned(parts: Sequence[str], breaks: frozenset[int]) -> bool:
-    offset, seen = 0, 0
+    if len(parts) != len(breaks) + 1:
+        return False
+    offset = 0
     for part in parts[:-1]:
         offset += len(part)
         if offset not in breaks:
             return False
-        seen += 1
-    return seen == len(breaks)
+    return True
 
 
-def _looks_like(word: str, entry: Entry) -> bool:
+def _looks_like(word: str, compact: str) -> bool:
     """Whether each letter of `word` can be read as its letter of the term, and none is missing."""
     letters = 0
-    for written, (meant, length) in zip(_runs(word), entry.runs, strict=True):
-        if len(written) < length:
+    for written, meant in zip(_runs(word), _runs(compact), strict=True):
+        if len(written) < len(meant):
             return False
         if "ñ" in meant and "ñ" not in written:
             return False
@@ -232,7 +297,7 @@ def _looks_like(word: str, entry: Entry) -> bool:
     return letters > 0
 
 
-def _reads_for(character: str, meant: frozenset[str]) -> bool:
+def _reads_for(character: str, meant: str) -> bool:
     if character in "il":
         return "i" in meant or "l" in meant
     if character == "ñ":

@@ -6,17 +6,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from shared.screen import characters, patterns
-from shared.screen.lexicon import Kind, Lexicon, Span, Tokens
-from shared.screen.normalise import fold, joined_ideographs
+from shared.screen import characters, patterns, weights
+from shared.screen.lexicon import Findings, Kind, Lexicon, Span, Tokens, without_repeats
+from shared.screen.normalise import BLANK, blank_weights, fold, joined_ideographs
 from shared.screen.rules import Rule, Ruleset
 
 PERSON = "person"
 """The class of words for people; an allowed compound in front of one is no longer plainly something else."""
 ADULTHOOD = "adulthood"
+LOWERED_RULE = "adulthood-lowered"
 
 _SIGNS = re.escape(characters.SIGNS)
-_SIGN_IN_WORD = re.compile(rf"[^\W_][{_SIGNS}]+[^\W_]|[@$€£¢¥§][^\W_]|[^\W_][@$€£¢¥§]|[|(\\/]")
+_SIGN_IN_WORD = re.compile(rf"[^\W_][{_SIGNS}]+[^\W_]|[@$€£¢¥§][^\W_]|[^\W_][@$€£¢¥§]|\(\)|\|[<3)\\-]|\\/")
 # Letters drawn with several signs, read before the signs one by one.
 _DRAWN_LETTERS = (
     ("|<", "k"),
@@ -34,15 +35,15 @@ _MAX_MASKED = 64
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to read a text: cut into tokens, its entries found."""
+    """One way to read a text: cut into tokens, what stands in it, and its classes by where they begin."""
 
-    folded: str
     tokens: Tokens
-    spans: tuple[Span, ...]
+    findings: Findings
+    edges: patterns.Edges
 
     def places(self, label: str) -> list[tuple[int, int]]:
         """Offsets (start, end) of the class `label`, ascending."""
-        wanted = [span for span in self.spans if span.entry.label == label]
+        wanted = [span for span in self.findings.classes if label in span.labels]
         if not wanted:
             return []
         offsets, position = [], 0
@@ -64,9 +65,12 @@ class Matcher:
     expressions: tuple[tuple[re.Pattern[str], str], ...]
     joined_expressions: tuple[tuple[re.Pattern[str], str], ...]
     masked: Mapping[int, tuple[str, ...]]
+    guards_adulthood: bool
 
     @classmethod
-    def build(cls, ruleset: Ruleset, rules: Iterable[Rule], *, allow: bool) -> Matcher:
+    def build(
+        cls, ruleset: Ruleset, rules: Iterable[Rule], *, allow: bool, guards_adulthood: bool = False
+    ) -> Matcher:
         """`allow` says whether the allow list applies; it never does to an operator's rules."""
         rules = tuple(rules)
         labelled = [
@@ -92,51 +96,51 @@ class Matcher:
                 (re.compile(text), rule.id) for rule in rules for text in rule.joined_expressions
             ),
             masked=_by_length(ruleset.masked) if allow else {},
+            guards_adulthood=guards_adulthood,
         )
 
-    def read(self, folded: str) -> Iterator[Reading]:
-        """The text with signs as separators and, where signs stand in words, with signs as letters."""
-        tokens = Tokens.of(folded)
-        yield Reading(folded, tokens, tuple(self.lexicon.spans(tokens)))
-        if _SIGN_IN_WORD.search(folded):
-            drawn = folded
-            for signs, letter in _DRAWN_LETTERS:
-                drawn = drawn.replace(signs, letter)
-            tokens = Tokens.of(drawn, signs_are_letters=True)
-            yield Reading(drawn, tokens, tuple(self.lexicon.spans(tokens)))
-
     def first_refusal(self, folded: str) -> str | None:
-        """The id of a rule that the text breaks, None where it breaks none."""
-        for reading in self.read(folded):
+        """The id of a rule that the text breaks, None where it breaks none.
+
+        Raises `UnreadableError` for text made to cost time.
+        """
+        plain = blank_weights(folded)
+        for reading in self._readings(plain):
             rule_id = self._refusal(reading)
             if rule_id:
                 return rule_id
+            if (
+                self.guards_adulthood
+                and weights.may_lower(folded)
+                and weights.lowers_any(folded, reading.places(ADULTHOOD))
+            ):
+                return LOWERED_RULE
         for expression, rule_id in self.expressions:
-            if expression.search(folded):
+            if expression.search(plain):
                 return rule_id
         return self._masked_refusal(folded) or self._joined_refusal(folded)
 
+    def _readings(self, folded: str) -> Iterator[Reading]:
+        """The text with signs as separators and, where signs stand in words, with signs as letters."""
+        yield self._read(Tokens.of(folded))
+        if _SIGN_IN_WORD.search(folded):
+            drawn = folded
+            for signs, letter in _DRAWN_LETTERS:
+                # Padded to the length of the signs, so that offsets stay those of the text.
+                drawn = drawn.replace(signs, letter + BLANK * (len(signs) - 1))
+            yield self._read(Tokens.of(drawn, signs_are_letters=True))
+
+    def _read(self, tokens: Tokens) -> Reading:
+        findings = self.lexicon.find(tokens)
+        return Reading(tokens, findings, patterns.class_edges(tokens, findings) if self.tree.children else {})
+
     def _refusal(self, reading: Reading) -> str | None:
-        allowed: list[Span] | None = None
-        edges = patterns.class_edges(reading.tokens, reading.spans)
-        refusals = [
-            (span.start, span.end, span.entry.label)
-            for span in reading.spans
-            if span.entry.kind is Kind.REFUSE
-        ]
-        refusals.extend(patterns.matches(self.tree, edges))
+        refusals = [(span.start, span.end, span.labels[0]) for span in reading.findings.refused]
+        refusals.extend(patterns.matches(self.tree, reading.edges))
         if not refusals:
             return None
-        allowed = [
-            span
-            for span in reading.spans
-            if span.entry.kind is Kind.ALLOW and _stands_alone(span, reading.tokens, edges)
-        ]
-        covered = _cover(allowed)
-        for start, end, rule_id in refusals:
-            if covered.get(start, -1) < end:
-                return rule_id
-        return None
+        covered = _cover(span for span in reading.findings.allowed if _stands_alone(span, reading))
+        return next((rule_id for start, end, rule_id in refusals if covered.get(start, -1) < end), None)
 
     def _masked_refusal(self, folded: str) -> str | None:
         """Words with letters starred out, held against the plainest terms of the same length."""
@@ -159,16 +163,14 @@ class Matcher:
         if joined is None:
             return None
         for text in self.allowed_anywhere:
-            joined = joined.replace(text, "\n")
-        single = re.sub(r"([^\W\d])\1+", r"\1", joined)
-        for version in (joined,) if single == joined else (joined, single):
+            joined = joined.replace(text, BLANK)
+        for version in dict.fromkeys((joined, without_repeats(joined))):
+            present = set(version)
             for text, rule_id in self.anywhere:
-                if text in version:
+                # Most terms hold a character that the text lacks; only the others are searched for.
+                if present.issuperset(text) and text in version:
                     return rule_id
-            for expression, rule_id in self.joined_expressions:
-                if expression.search(version):
-                    return rule_id
-        return None
+        return next((rule_id for found, rule_id in self.joined_expressions if found.search(joined)), None)
 
 
 def _terms(
@@ -194,14 +196,15 @@ def _terms(
         yield from ((core + right, Kind.REFUSE, "compound") for right in ruleset.compound_right)
 
 
-def _stands_alone(span: Span, tokens: Tokens, edges: patterns.Edges) -> bool:
+def _stands_alone(span: Span, reading: Reading) -> bool:
     """Whether an allowed compound is just that: glued to nothing and not describing a person."""
+    tokens = reading.tokens
     before, after = tokens.separators[span.start], tokens.separators[span.end]
     if span.start > 0 and before in ("", "-", "_"):
         return False
     if span.end < len(tokens.words) and after in ("", "-", "_"):
         return False
-    return after.strip() != "" or all(label != PERSON for _, label in edges.get(span.end, ()))
+    return after.strip() != "" or all(PERSON not in labels for _, labels in reading.edges.get(span.end, ()))
 
 
 def _cover(allowed: Iterable[Span]) -> dict[int, int]:

@@ -19,6 +19,9 @@ MAX_DISTINCT_CHARACTERS = 1_500
 # Deeper nesting of escapes than this is refused by the caller, see `decode_escapes`.
 MAX_ESCAPE_ROUNDS = 3
 
+# A separator that is no white space: what stands on both sides of it may be one word.
+BLANK = "\x01"
+
 _ESCAPE = re.compile(
     r"&#?[0-9A-Za-z]{2,31};?|%[0-9A-Fa-f]{2}|\\[ux]\{?[0-9A-Fa-f]{2,6}|\\U[0-9A-Fa-f]{8}|[uU]\+[0-9A-Fa-f]{4,6}"
 )
@@ -64,9 +67,14 @@ def fold(text: str) -> str:
     return folded
 
 
-def strip_weights(folded: str) -> str:
-    """Prompt weights removed; brackets stay, they are separators like any other."""
-    return _WEIGHT.sub("", folded) if ":" in folded or ")" in folded or "]" in folded else folded
+def blank_weights(folded: str) -> str:
+    """Prompt weights overwritten with separators, so that they neither divide a word nor count as numbers.
+
+    The length, and with it every offset, stays the same. Brackets stay, they are separators like any other.
+    """
+    if not (":" in folded or ")" in folded or "]" in folded or "}" in folded):
+        return folded
+    return _WEIGHT.sub(lambda weight: BLANK * len(weight[0]), folded)
 
 
 def squeeze_separators(folded: str) -> str:

@@ -13,20 +13,30 @@ punctuation or at the end of the text.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shared.screen.lexicon import Kind, Span, Tokens
+from shared.screen.lexicon import Findings, Tokens
+from shared.screen.normalise import UnreadableError
 
 NUMBER_PREFIX = "#"
 """Class labels of number words are this and the value."""
 
 _ITEM = re.compile(r"<([^>]+)>(\?)?|(=[^\s<>?=]+)(\?)?")
 _CLOSERS = frozenset(",;)!?]}|\n")
-_DIGIT_LOOKS = str.maketrans("lioszb", "110528")
+_DIGITS = frozenset("0123456789")
+_LETTERS_FOR_DIGITS = "liosb"
+_DIGIT_LOOKS = str.maketrans("liosb", "11058")
 
-Edges = Mapping[int, Sequence[tuple[int, str]]]
+# More numbers than this make a text a table, not a prompt; it is refused, which bounds what they cost.
+_MAX_NUMBERS = 300
+# "a woman, 2," counts something; from here on a bare number behind a person is an age.
+_SMALLEST_BARE_AGE = 3
+
+Edges = Mapping[int, Sequence[tuple[int, tuple[str, ...]]]]
+"""For each token that something begins at: where it ends, and its labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +73,23 @@ def build_tree(labelled: Iterable[tuple[tuple[str, ...], str]]) -> Node:
     return Node({label: build_tree(rest) for label, rest in branches.items()}, rule_id)
 
 
-def class_edges(tokens: Tokens, spans: Iterable[Span]) -> dict[int, list[tuple[int, str]]]:
-    """For each token that a class begins at: where it ends, and its label."""
-    edges: dict[int, list[tuple[int, str]]] = {}
+def class_edges(tokens: Tokens, findings: Findings) -> dict[int, list[tuple[int, tuple[str, ...]]]]:
+    """The members of word classes, and the numbers with their classes, by where they begin.
+
+    Raises `UnreadableError` for more numbers than any prompt has.
+    """
+    edges: dict[int, list[tuple[int, tuple[str, ...]]]] = {}
     numbers: list[tuple[int, int, int]] = []
-    for span in spans:
-        if span.entry.kind is not Kind.CLASS:
-            continue
-        if span.entry.label.startswith(NUMBER_PREFIX):
-            numbers.append((span.start, span.end, int(span.entry.label[1:])))
-        else:
-            edges.setdefault(span.start, []).append((span.end, span.entry.label))
-    for start, end, value in (*_longest(numbers), *_digits(tokens)):
-        listed = edges.setdefault(start, [])
-        listed.extend((end, label) for label in _number_labels(value))
-        if _ends_a_phrase(tokens, end):
-            listed.extend((end, label) for label in _number_labels(value, closed=True))
+    for span in findings.classes:
+        edges.setdefault(span.start, []).append((span.end, span.labels))
+        numbers.extend(
+            (span.start, span.end, int(label[1:])) for label in span.labels if label[0] == NUMBER_PREFIX
+        )
+    found = [*_longest(numbers), *_digits(tokens)]
+    if len(found) > _MAX_NUMBERS:
+        raise UnreadableError("too-many-numbers")
+    for start, end, value in found:
+        edges.setdefault(start, []).append((end, _number_labels(value, closed=_ends_a_phrase(tokens, end))))
     return edges
 
 
@@ -88,14 +99,15 @@ def matches(tree: Node, edges: Edges) -> Iterator[tuple[int, int, str]]:
         pending = [(start, tree)]
         while pending:
             position, node = pending.pop()
-            for end, label in edges.get(position, ()):
-                child = node.children.get(label)
-                if child is None:
-                    continue
-                if child.rule_id is not None:
-                    yield start, end, child.rule_id
-                if child.children:
-                    pending.append((end, child))
+            for end, labels in edges.get(position, ()):
+                for label in labels:
+                    child = node.children.get(label)
+                    if child is None:
+                        continue
+                    if child.rule_id is not None:
+                        yield start, end, child.rule_id
+                    if child.children:
+                        pending.append((end, child))
 
 
 def _longest(numbers: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
@@ -113,16 +125,20 @@ def _longest(numbers: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
 
 def _digits(tokens: Tokens) -> Iterator[tuple[int, int, int]]:
     words, gaps = tokens.words, tokens.separators
-    count = len(words)
-    for index, word in enumerate(words):
-        following = words[index + 1] if index + 1 < count else ""
-        if not word.isdigit():
-            # "l5 years old": a letter for a one.
-            if len(word) == 1 and word in "liosb" and following.isdigit() and gaps[index + 1] == "":
-                yield from _valued(index, index + 2, (word + following).translate(_DIGIT_LOOKS))
-            continue
-        gap = gaps[index + 1]
-        if following.isdigit():
+    for index in [index for index, word in enumerate(words) if word[0] in _DIGITS]:
+        word, gap = words[index], gaps[index + 1]
+        following = words[index + 1] if index + 1 < len(words) else ""
+        # A letter for a digit: "l5 years old", "1o years old".
+        if (
+            index
+            and len(words[index - 1]) == 1
+            and words[index - 1] in _LETTERS_FOR_DIGITS
+            and gaps[index] == ""
+        ):
+            yield from _valued(index - 1, index + 1, (words[index - 1] + word).translate(_DIGIT_LOOKS))
+        if gap == "" and len(following) == 1 and following in _LETTERS_FOR_DIGITS:
+            yield from _valued(index, index + 2, (word + following).translate(_DIGIT_LOOKS))
+        if following and following[0] in _DIGITS:
             if gap == ":" or (gap == "," and len(following) == 3):
                 continue
             if len(word) == 1 and len(following) == 1 and "," not in gap and len(gap) < 4:
@@ -130,9 +146,7 @@ def _digits(tokens: Tokens) -> Iterator[tuple[int, int, int]]:
             if gap == ".":
                 yield from _valued(index, index + 2, word)
                 continue
-        elif gap == "" and len(following) == 1 and following in "liosb":
-            yield from _valued(index, index + 2, (word + following).translate(_DIGIT_LOOKS))
-        if index and words[index - 1].isdigit() and gaps[index] in (".", ":", ","):
+        if index and words[index - 1][0] in _DIGITS and gaps[index] in (".", ":", ","):
             continue
         yield from _valued(index, index + 1, word)
 
@@ -142,19 +156,23 @@ def _valued(start: int, end: int, digits: str) -> Iterator[tuple[int, int, int]]
         yield start, end, int(digits)
 
 
-def _number_labels(value: int, *, closed: bool = False) -> Iterator[str]:
-    mark = "!" if closed else ""
-    yield "number" + mark
+@functools.cache
+def _number_labels(value: int, *, closed: bool) -> tuple[str, ...]:
+    """The classes of a number. Cached: it is a pure function of a thousand values."""
+    labels = ["number"]
     if value >= 18:
-        yield "adult" + mark
-    elif not closed or value >= 3:
-        yield "minor" + mark
+        labels.append("adult")
+    else:
+        labels.append("minor")
     if value == 18:
-        yield "eighteen" + mark
+        labels.append("eighteen")
     if 6 <= value <= 17:
-        yield "teenage" + mark
+        labels.append("teenage")
     if 1 <= value <= 13:
-        yield "grade" + mark
+        labels.append("grade")
+    if closed and value >= _SMALLEST_BARE_AGE:
+        labels += [label + "!" for label in labels]
+    return tuple(labels)
 
 
 def _ends_a_phrase(tokens: Tokens, end: int) -> bool:

@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.screen import weights
-from shared.screen.lexicon import Kind
-from shared.screen.matching import ADULTHOOD, Matcher
+from shared.screen.matching import Matcher
 from shared.screen.normalise import (
     UnreadableError,
+    blank_weights,
     decode_escapes,
     fold,
     hidden_tags,
     squeeze_separators,
-    strip_weights,
     turned_over,
 )
-from shared.screen.rules import RulesError, Ruleset, operator_rules, standard_ruleset
+from shared.screen.rules import RulesError, operator_rules, standard_ruleset
 
 MAX_CHARACTERS = 40_000
 """All fields together. A prompt has at most 10,000 characters, an enhanced one a few thousand."""
@@ -34,7 +33,6 @@ _SEAM = 120
 
 ERROR_RULE = "screen-error"
 LENGTH_RULE = "too-long"
-LOWERED_RULE = "adulthood-lowered"
 NEGATIVE_WEIGHT_RULE = "negative-weight"
 
 
@@ -105,46 +103,29 @@ class Screen:
         if rule_id:
             return rule_id
         rule_id = next(
-            filter(None, (self._seam_refusal(seam) for seam in _seams([texts[0] for texts in fields]))), None
+            filter(None, (self._drawn_refusal(seam) for seam in _seams([texts[0] for texts in fields]))), None
         )
         if rule_id or negative is None:
             return rule_id
         return next(filter(None, map(self._negative_refusal, _readings(negative))), None)
 
     def _drawn_refusal(self, folded: str) -> str | None:
-        plain = strip_weights(folded)
-        for matcher in (self._drawn, self._operator):
-            rule_id = matcher.first_refusal(plain) if matcher else None
-            if rule_id:
-                return rule_id
-        return LOWERED_RULE if self._lowers_adulthood(folded) else None
-
-    def _seam_refusal(self, folded: str) -> str | None:
-        for matcher in (self._drawn, self._operator):
-            rule_id = matcher.first_refusal(folded) if matcher else None
-            if rule_id:
-                return rule_id
-        return None
-
-    def _lowers_adulthood(self, folded: str) -> bool:
-        if not weights.may_lower(folded):
-            return False
-        return any(
-            weights.lowers_any(reading.folded, reading.places(ADULTHOOD))
-            for reading in self._drawn.read(folded)
-        )
+        rule_id = self._drawn.first_refusal(folded)
+        return rule_id or (self._operator.first_refusal(folded) if self._operator else None)
 
     def _negative_refusal(self, folded: str) -> str | None:
         if weights.has_negative_weight(folded):
             return NEGATIVE_WEIGHT_RULE
-        return self._negative.first_refusal(strip_weights(folded))
+        return self._negative.first_refusal(folded)
 
 
 @functools.cache
 def _standard() -> Screen:
     ruleset = standard_ruleset()
     return Screen(
-        Matcher.build(ruleset, (rule for rule in ruleset.rules if not rule.negative), allow=True),
+        Matcher.build(
+            ruleset, (rule for rule in ruleset.rules if not rule.negative), allow=True, guards_adulthood=True
+        ),
         Matcher.build(ruleset, (rule for rule in ruleset.rules if rule.negative), allow=False),
     )
 
@@ -158,11 +139,9 @@ def _readings(text: str) -> Iterator[str]:
 
 
 def _seams(folded: list[str]) -> Iterator[str]:
-    """Where two fields meet, with and without a space: a term may stand half in each."""
+    """Where two fields meet: a term may stand half in each."""
     if len(folded) < 2:
         return
-    squeezed = [squeeze_separators(strip_weights(text)) for text in folded]
+    squeezed = [squeeze_separators(blank_weights(text)) for text in folded]
     for first, second in itertools.permutations(squeezed, 2):
-        tail, head = first[-_SEAM:], second[:_SEAM]
-        yield tail + head
-        yield f"{tail} {head}"
+        yield f"{first[-_SEAM:]} {second[:_SEAM]}"
