@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.presets import SDXL
-from workers.build import Kind
+from workers.kind import Kind
 from workers.main import main
 
 if TYPE_CHECKING:

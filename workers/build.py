@@ -25,7 +25,7 @@ from shared.errors import ServiceMisconfigured, ServiceUnavailable, SettingsErro
 from shared.moderation import RedisModerationSink, encryption_to
 from shared.outbox import Outbox
 from shared.plan import PlanDefaults
-from shared.presets import PRESETS, Family
+from shared.presets import PRESETS
 from shared.queue import QueueSettings, RedisConnections, WorkQueue, translated_redis_errors
 from shared.screen import Screen
 from shared.settings import Settings
@@ -35,6 +35,7 @@ from workers.callbacks import Callbacks
 from workers.encode import Marking
 from workers.engines.base import Engine, EngineInfo
 from workers.held import Hands
+from workers.kind import Kind
 from workers.loop import LoopSettings, Worker
 from workers.pipeline import Pipeline, Rules
 from workers.progress import Progress
@@ -46,20 +47,6 @@ SENDER_TIMEOUT_S = 15.0
 UPLOADS_PER_JOB = 6
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What the two workers differ in."""
-
-    name: str
-    family: Family
-    model_variable: str
-    make_engine: Callable[[Settings], Engine]
-    demo_model: Path
-
-    def queue(self, settings: Settings) -> str:
-        return str(getattr(settings, f"{self.name}_queue"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ from shared.errors import SettingsError
 from shared.log import configure_logging
 from shared.plan import Plan, PromptWindow
 from shared.settings import Settings, load_settings
-from workers.build import Kind, build
+from workers.build import build
 from workers.engines.base import Engine, EngineInfo, Sample, StepCallback
+from workers.kind import Kind
 from workers.local_receiver import LocalReceiver, Received
 from workers.main import EXIT_SETTINGS
 

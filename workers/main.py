@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from shared.errors import SettingsError
 from shared.log import configure_logging
 from shared.settings import Settings, help_text, load_settings
-from workers.build import Kind, build
+from workers.kind import Kind
 from workers.restarts import Restarts
 
 log = logging.getLogger("worker")
@@ -47,6 +47,8 @@ def main(kind: Kind, argv: Sequence[str] | None = None) -> int:
 
 def serve(kind: Kind, *, once: bool, pause: Callable[[float], None] = time.sleep) -> int:
     """Run a worker until it is stopped. Returns the exit code."""
+    from workers.build import build
+
     configure_logging("console" if sys.stderr.isatty() else "json")
     starts: Restarts | None = None
     try:

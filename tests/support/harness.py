@@ -15,9 +15,10 @@ from support.jobs import element
 
 from shared.presets import SDXL, WAN
 from shared.settings import load_settings
-from workers.build import Built, Kind, build
+from workers.build import Built, build
 from workers.engines.base import Engine
 from workers.engines.fake import FakeEngine
+from workers.kind import Kind
 from workers.local_receiver import LocalReceiver, Received
 
 SECRET = "a-secret-for-callbacks"
