@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.errors import GenerationFailed, OutOfMemory, SettingsError
 from shared.job import Envelope, Job
@@ -22,7 +23,7 @@ from shared.plan import Plan, PlanDefaults, make_plan
 from shared.presets import WAN
 from workers.engines.base import Sample
 from workers.engines.device import to_uint8
-from workers.engines.wan import WanEngine, _scheduler
+from workers.engines.wan import WanEngine, _denoise, _scheduler
 from workers.engines.wan_decoder import FrameDecoder, _lay, _tile_starts
 
 CHECKPOINT = Path(__file__).parents[2] / "demo_models" / "wan-tiny"
@@ -236,6 +237,50 @@ def test_latents_stay_in_float32_between_the_steps_of_a_model_in_bfloat16() -> N
     noise = torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     (latents,) = scheduler.step(noise.to(torch.bfloat16), scheduler.timesteps[0], noise, return_dict=False)
     assert latents.dtype is torch.float32
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what reaches the device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_in_bfloat16_runs_no_more_operations_than_the_librarys_own_loop() -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    engine = WanEngine(str(CHECKPOINT), device="cpu", dtype="bfloat16")
+    engine.load()
+    plan = replace(planned(engine, "image_fast"), width=32, height=32)
+    parts: Any = engine._loaded
+    text = parts.embeddings.of(plan)
+
+    def operations(steps: int, *, ours: bool) -> int:
+        operations = Operations()
+        with operations:
+            if ours:
+                _denoise(parts, replace(plan, num_inference_steps=steps), plan.seeds, text, silent)
+            else:
+                parts.sampler.scheduler = FlowMatchEulerDiscreteScheduler(shift=plan.shift)
+                parts.sampler(
+                    prompt_embeds=text.positive,
+                    negative_prompt_embeds=text.negative,
+                    height=plan.height,
+                    width=plan.width,
+                    num_frames=1,
+                    num_inference_steps=steps,
+                    guidance_scale=plan.guidance_scale,
+                    output_type="latent",
+                )
+        return operations.count
+
+    ours, library = (operations(4, ours=who) - operations(2, ours=who) for who in (True, False))
+    assert 0 < ours <= library
 
 
 # --- text ---------------------------------------------------------------------------------------------
