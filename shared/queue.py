@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,8 @@ from shared.job import IDENTIFIER, MAX_IDENTIFIER_CHARACTERS
 
 log = logging.getLogger(__name__)
 
+LATE_S: Final = 1.0
+"""A command may reach the server so many seconds after its sender gave it up."""
 SEVEN_DAYS_MS: Final = 7 * 24 * 3600 * 1000
 SERVER_CLOCK: Final = resources.files("shared").joinpath("lua/_clock.lua").read_text()
 _BLAME: Final = resources.files("shared").joinpath("lua/_blame.lua").read_text()
@@ -232,6 +235,7 @@ class WorkQueue:
         self._worker = ""
         self._held: Counter[bytes] = Counter()
         self._unsure = False
+        self._unsure_until = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -287,7 +291,8 @@ class WorkQueue:
         """The oldest element, moved into this worker's list; None when none came within `block_s` seconds.
 
         0 does not wait.
-        After any error the own list is looked at first: the element of a lost reply lies there.
+        After any error the own list is looked at first: the element of a lost reply lies there. That goes on
+        for as long as the server may still wait on the broken connection, which nobody told it of.
         """
         if self._unsure:
             adopted = self._adopt()
@@ -306,7 +311,7 @@ class WorkQueue:
                 else:
                     raw = self._connections.blocking.lmove(self.keys.queue, own_list, side, "LEFT")
         except ServiceError:
-            self._unsure = True
+            self._unsure, self._unsure_until = True, time.monotonic() + block_s + LATE_S
             raise
         return None if raw is None else self._hold(raw, worker)
 
@@ -386,7 +391,9 @@ class WorkQueue:
 
     def _hold(self, raw: bytes, worker: str) -> Lease:
         with self._lock:
-            self._held[raw] += 1
+            # An element may arrive for an id that was swept meanwhile; under the new one it is unknown.
+            if worker == self._worker:
+                self._held[raw] += 1
         return Lease(raw, worker)
 
     def _release(self, lease: Lease) -> None:
@@ -397,12 +404,13 @@ class WorkQueue:
     def _adopt(self) -> Lease | None:
         """An element of the own list that no lease was handed out for."""
         worker = self._worker
+        settled = time.monotonic() > self._unsure_until
         with translated_redis_errors():
             listed = self._connections.commands.lrange(self.keys.processing(worker), 0, -1)
         with self._lock:
             unseen = list((Counter(cast(list[bytes], listed)) - self._held).elements())
         if not unseen:
-            self._unsure = False
+            self._unsure = not settled
             return None
         log.warning("adopted an element whose hand-over was interrupted")
         return self._hold(unseen[-1], worker)

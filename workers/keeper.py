@@ -74,7 +74,7 @@ class Keeper:
                 next_beat = self._clock() + min(self._heartbeat_s, pause)
             if self._progress.hung():
                 self._on_hang()
-            self._closed.wait(LOOK_EVERY_S)
+            self._closed.wait(min(LOOK_EVERY_S, self._heartbeat_s))
 
     def _beat(self) -> None:
         beat = self._queue.beat()

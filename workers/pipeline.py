@@ -179,7 +179,7 @@ class Pipeline:
             envelope = Envelope.decode(lease.raw)
             held.job_id, held.job_type = envelope.job_id, envelope.job_type
             current_job.set(held.job_id)
-            begun = self._queue.begin(lease, envelope.job_id)
+            begun = self._persistently(held, lambda: self._queue.begin(lease, envelope.job_id))
             held.attempt, held.marked = begun.attempt, begun.marked
             if begun.done:
                 self._acknowledge_repeat(held)
