@@ -44,6 +44,8 @@ class Kind(Enum):
     """What a lexicon entry does when it is found."""
 
     REFUSE = "refuse"
+    COMPOUND = "compound"
+    """Refused where written as one word or spelled out; its parts side by side have entries of their own."""
     CLASS = "class"
     ALLOW = "allow"
 
@@ -79,9 +81,9 @@ class Findings:
         listed = (
             self.classes
             if entry.kind is Kind.CLASS
-            else self.refused
-            if entry.kind is Kind.REFUSE
             else self.allowed
+            if entry.kind is Kind.ALLOW
+            else self.refused
         )
         listed.append(Span(start, end, entry.labels))
 
@@ -220,7 +222,9 @@ class Lexicon:
                 return entry.kind is not Kind.ALLOW or all(gap in (" ", "-", "_", "") for gap in inner)
         elif entry.kind is Kind.ALLOW or not _looks_like(word, compact):
             return False
-        return entry.kind is not Kind.ALLOW and self._split_on_purpose(parts, inner, len(entry.breaks))
+        if entry.kind is Kind.ALLOW or (entry.kind is Kind.COMPOUND and any(len(part) > 1 for part in parts)):
+            return False
+        return self._split_on_purpose(parts, inner, len(entry.breaks))
 
     def _split_on_purpose(self, parts: Sequence[str], inner: Sequence[str], allowed_gaps: int) -> bool:
         """Whether a word in pieces is one word, not several that happen to stand beside each other."""

@@ -187,13 +187,15 @@ def _terms(
     if used:
         for value, listed in ruleset.numbers.items():
             yield from ((text, Kind.CLASS, f"{patterns.NUMBER_PREFIX}{value}") for text in listed)
+        for value, listed in ruleset.foreign_numbers.items():
+            yield from ((text, Kind.CLASS, f"{patterns.FOREIGN_NUMBER_PREFIX}{value}") for text in listed)
     if not allow:
         return
     for item in ruleset.allowances:
         yield from ((phrase, Kind.ALLOW, "allow") for phrase in item.phrases)
     for core in ruleset.compound_core:
-        yield from ((left + core, Kind.REFUSE, "compound") for left in ruleset.compound_left)
-        yield from ((core + right, Kind.REFUSE, "compound") for right in ruleset.compound_right)
+        yield from ((left + core, Kind.COMPOUND, "compound") for left in ruleset.compound_left)
+        yield from ((core + right, Kind.COMPOUND, "compound") for right in ruleset.compound_right)
 
 
 def _stands_alone(span: Span, reading: Reading) -> bool:

@@ -23,6 +23,8 @@ from shared.screen.normalise import UnreadableError
 
 NUMBER_PREFIX = "#"
 """Class labels of number words are this and the value."""
+FOREIGN_NUMBER_PREFIX = "~"
+"""Of number words that count only before a year in their own language."""
 
 _ITEM = re.compile(r"<([^>]+)>(\?)?|(=[^\s<>?=]+)(\?)?")
 _CLOSERS = frozenset(",;)!?]}|\n")
@@ -34,6 +36,8 @@ _DIGIT_LOOKS = str.maketrans("liosb", "11058")
 _MAX_NUMBERS = 300
 # "a woman, 2," counts something; from here on a bare number behind a person is an age.
 _SMALLEST_BARE_AGE = 3
+_ADULT = 18
+_NUMBER_PREFIXES = frozenset({NUMBER_PREFIX, FOREIGN_NUMBER_PREFIX})
 
 Edges = Mapping[int, Sequence[tuple[int, tuple[str, ...]]]]
 """For each token that something begins at: where it ends, and its labels."""
@@ -79,17 +83,16 @@ def class_edges(tokens: Tokens, findings: Findings) -> dict[int, list[tuple[int,
     Raises `UnreadableError` for more numbers than any prompt has.
     """
     edges: dict[int, list[tuple[int, tuple[str, ...]]]] = {}
-    numbers: list[tuple[int, int, int]] = []
+    numbers: list[tuple[int, int, str]] = []
     for span in findings.classes:
         edges.setdefault(span.start, []).append((span.end, span.labels))
-        numbers.extend(
-            (span.start, span.end, int(label[1:])) for label in span.labels if label[0] == NUMBER_PREFIX
-        )
+        numbers.extend((span.start, span.end, label) for label in span.labels if label[0] in _NUMBER_PREFIXES)
     found = [*_longest(numbers), *_digits(tokens)]
     if len(found) > _MAX_NUMBERS:
         raise UnreadableError("too-many-numbers")
-    for start, end, value in found:
-        edges.setdefault(start, []).append((end, _number_labels(value, closed=_ends_a_phrase(tokens, end))))
+    for start, end, number in found:
+        closed = _ends_a_phrase(tokens, end)
+        edges.setdefault(start, []).append((end, _number_labels(number, closed=closed)))
     return edges
 
 
@@ -110,20 +113,20 @@ def matches(tree: Node, edges: Edges) -> Iterator[tuple[int, int, str]]:
                         pending.append((end, child))
 
 
-def _longest(numbers: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+def _longest(numbers: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     """Numbers without those inside a longer one: the "five" of "twenty-five" is no age."""
-    kept: list[tuple[int, int, int]] = []
+    kept: list[tuple[int, int, str]] = []
     reach = -1
-    for start, end, value in sorted(numbers, key=lambda number: (number[0], -number[1])):
+    for start, end, number in sorted(numbers, key=lambda found: (found[0], -found[1])):
         if end > reach:
-            kept.append((start, end, value))
+            kept.append((start, end, number))
             reach = end
         elif kept and kept[-1][:2] == (start, end):
-            kept.append((start, end, value))
+            kept.append((start, end, number))
     return kept
 
 
-def _digits(tokens: Tokens) -> Iterator[tuple[int, int, int]]:
+def _digits(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
     words, gaps = tokens.words, tokens.separators
     for index in [index for index, word in enumerate(words) if word[0] in _DIGITS]:
         word, gap = words[index], gaps[index + 1]
@@ -151,16 +154,19 @@ def _digits(tokens: Tokens) -> Iterator[tuple[int, int, int]]:
         yield from _valued(index, index + 1, word)
 
 
-def _valued(start: int, end: int, digits: str) -> Iterator[tuple[int, int, int]]:
+def _valued(start: int, end: int, digits: str) -> Iterator[tuple[int, int, str]]:
     if len(digits) <= 3 and digits.isdecimal():
-        yield start, end, int(digits)
+        yield start, end, NUMBER_PREFIX + str(int(digits))
 
 
 @functools.cache
-def _number_labels(value: int, *, closed: bool) -> tuple[str, ...]:
-    """The classes of a number. Cached: it is a pure function of a thousand values."""
+def _number_labels(number: str, *, closed: bool) -> tuple[str, ...]:
+    """The classes of a number (prefix and value). Cached: it is a pure function of a thousand values."""
+    value = int(number[1:])
+    if number[0] == FOREIGN_NUMBER_PREFIX:
+        return ("foreign-number", "foreign-adult" if value >= _ADULT else "foreign-minor")
     labels = ["number"]
-    if value >= 18:
+    if value >= _ADULT:
         labels.append("adult")
     else:
         labels.append("minor")

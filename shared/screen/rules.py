@@ -69,6 +69,7 @@ class Ruleset:
     allowances: tuple[Allowance, ...]
     classes: Mapping[str, tuple[str, ...]]
     numbers: Mapping[int, tuple[str, ...]]
+    foreign_numbers: Mapping[int, tuple[str, ...]]
     compound_left: tuple[str, ...]
     compound_core: tuple[str, ...]
     compound_right: tuple[str, ...]
@@ -91,6 +92,7 @@ def standard_ruleset() -> Ruleset:
         ),
         classes={name: _expanded(listed) for name, listed in data["classes"].items()},
         numbers={int(value): _expanded(listed) for value, listed in data["numbers"].items()},
+        foreign_numbers={int(value): _expanded(listed) for value, listed in data["foreign_numbers"].items()},
         compound_left=_expanded(compounds["left"]),
         compound_core=_expanded(compounds["core"]),
         compound_right=_expanded(compounds["right"]),
