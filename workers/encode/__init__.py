@@ -70,19 +70,19 @@ def encode_sample(plan: Plan, sample: Sample, scratch: Path, marking: Marking) -
 def _picture(path: Path, pixels: NDArray[np.uint8], texts: Mapping[str, str], marking: Marking) -> None:
     path.write_bytes(encode_png(pixels, texts))
     _sign(path, PNG, marking)
-    verify_png(path, pixels)
+    verify_png(path, pixels, texts)
 
 
 def _video(path: Path, plan: Plan, frames: NDArray[np.uint8], xmp: str, marking: Marking) -> VideoFacts:
     write_mp4(path, frames, plan.fps, xmp)
     _sign(path, MP4, marking)
-    return verify_mp4(path, plan.width, plan.height, plan.num_frames, frame_rate(plan.fps))
+    return verify_mp4(path, plan.width, plan.height, plan.num_frames, frame_rate(plan.fps), xmp)
 
 
 def _thumbnail(path: Path, pixels: NDArray[np.uint8], xmp: str) -> None:
     height, width, _ = pixels.shape
     path.write_bytes(encode_thumbnail(pixels, xmp))
-    verify_thumbnail(path, *thumbnail_size(width, height))
+    verify_thumbnail(path, *thumbnail_size(width, height), xmp)
 
 
 def _sign(path: Path, content_type: str, marking: Marking) -> None:
@@ -102,7 +102,8 @@ def _texts(plan: Plan, index: int, xmp: str, marking: Marking) -> dict[str, str]
             "scheduler": plan.scheduler,
         }
     if marking.embed_prompt:
-        texts["prompt"] = plan.prompt
+        # JSON can hold halves of surrogate pairs, which no encoding of text can.
+        texts["prompt"] = plan.prompt.encode(errors="replace").decode()
     return texts
 
 

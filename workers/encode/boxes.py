@@ -12,6 +12,8 @@ from workers.encode.types import MediaFault
 
 _CONTAINERS = {"moov", "trak", "mdia", "minf", "stbl"}
 _UUID_BYTES = 16
+XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+"""The type of the box that holds an XMP packet (Adobe's XMP Specification, part 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class VideoFacts:
     """What the file says about its only track. `fps` is frames a second, durations are seconds, exact.
 
     `order` holds the types of the top-level boxes: a player can start at once where "moov" stands before
-    "mdat".
+    "mdat". `xmp` is the XMP packet, None where there is none.
     """
 
     order: tuple[str, ...]
@@ -29,6 +31,7 @@ class VideoFacts:
     fps: Fraction
     duration: Fraction
     movie_duration: Fraction
+    xmp: str | None
 
 
 def read_video_facts(path: Path) -> VideoFacts:
@@ -41,7 +44,9 @@ def read_video_facts(path: Path) -> VideoFacts:
 
 
 def _facts(data: memoryview) -> VideoFacts:
-    order = tuple(kind for kind, _ in _boxes(data))
+    top = list(_boxes(data))
+    own = {bytes(body[:_UUID_BYTES]): body[_UUID_BYTES:] for kind, body in top if kind == "uuid"}
+    xmp = own.get(XMP_UUID)
     found: dict[str, memoryview] = {}
     for kind, body in _descend(data):
         if kind in {"trak", "stts"} and kind in found:
@@ -55,13 +60,14 @@ def _facts(data: memoryview) -> VideoFacts:
     num_frames, delta = struct.unpack_from(">II", found["stts"], 8)
     width, height = struct.unpack(">II", found["tkhd"][-8:])
     return VideoFacts(
-        order=order,
+        order=tuple(kind for kind, _ in top),
         width=width >> 16,
         height=height >> 16,
         num_frames=num_frames,
         fps=Fraction(scale, delta),
         duration=Fraction(duration, scale),
         movie_duration=Fraction(movie_duration, movie_scale),
+        xmp=None if xmp is None else bytes(xmp).decode(),
     )
 
 
