@@ -63,7 +63,7 @@ def test_the_captured_payloads_go_through_in_every_spelling(sdxl: Installation, 
         assert metadata["seed"] == document["config"]["seed"]
         adjusted = {item["field"]: (item["requested"], item["used"]) for item in metadata["adjustments"]}
         assert adjusted.pop("scheduler") == ("unipc", "euler")
-        # The small vocabulary of a demo checkpoint needs more tokens a word: what does not fit is cut, and said.
+        # A demo checkpoint has a small vocabulary and more tokens a word: what does not fit is cut, and said.
         whole = document["negative_prompt"]
         assert adjusted.pop("negative_prompt", (whole, whole)) == (whole, metadata["negative_prompt"])
         assert metadata["negative_prompt"].endswith("child, minor")

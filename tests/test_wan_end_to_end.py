@@ -113,7 +113,7 @@ def test_several_pictures_differ_by_their_seeds(wan: Installation) -> None:
 @pytest.mark.parametrize(
     ("document", "code", "sentence"),
     [
-        (video("job-1", config={"num_images": 3}), "invalid_job", "num_images is 3, but has to be 1 for a video."),
+        (video("job-1", config={"num_images": 3}), "invalid_job", "num_images is 3, but has to be 1 for"),
         (video("job-1", config={"frame_num": 162}), "invalid_job", "frame_num is 162, but has"),
         (payload(), "invalid_job", "belongs to the sdxl worker"),
         (video("job-1", metadata={"first_frame": "https://x/a.png"}), "unsupported", "reference images"),
