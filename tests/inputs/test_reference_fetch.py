@@ -306,6 +306,21 @@ def test_a_caller_can_shorten_the_deadline_and_not_lengthen_it(policy: FetchPoli
         assert clock.now == expected
 
 
+def test_no_single_wait_is_longer_than_what_is_left(policy: FetchPolicy) -> None:
+    clock = Clock()
+    network = ScriptedNetwork(http_answer(b"x" * 30), piece=20, tick=partial(clock.advance, 1.0))
+    fetcher = ReferenceFetcher(
+        policy, StubResolver([PUBLIC]), network=network, ssl_context=TRUSTS_NOBODY, clock=clock
+    )
+    fetcher.fetch(SIGNED, owner="u1", timeout_s=8.0)
+    connect, *rest = network.timeouts
+    reads = rest[-4:]
+    assert connect == policy.connect_timeout_s
+    assert max(rest) == 8.0 < policy.read_timeout_s
+    assert reads == sorted(reads, reverse=True)
+    assert reads[-1] < 8.0
+
+
 # Faults
 
 

@@ -151,6 +151,7 @@ URLS = [
     f"https://{HOST}/storage/v1/object/sign/reference_images/..%2fvideo_high/boat.mp4",
     f"https://{HOST}/storage/v1/object/sign/reference_images/..%5cvideo_high/boat.mp4",
     f"https://{HOST}/storage/v1/object/sign/reference_images/..\\video_high/boat.mp4",
+    f"https://{HOST}/storage/v1/object/sign/reference_images/u1%2fboat.png",
     f"https://{HOST}/storage/v1/object/sign/reference_images/u1//boat.png",
     f"https://{HOST}/storage/v1/object/sign/reference_images/u1/boat%00.png",
     f"https://{HOST}/storage/v1/object/sign/reference_images/u1/b%C3%B6at.png",

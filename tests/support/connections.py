@@ -84,6 +84,7 @@ class ScriptedNetwork(httpcore.NetworkBackend):
         self._tick = tick
         self.connected: list[tuple[str, int]] = []
         self.requests: list[bytearray] = []
+        self.timeouts: list[float] = []
         self.bytes_read = 0
 
     def connect_tcp(
@@ -96,6 +97,7 @@ class ScriptedNetwork(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         assert timeout is not None
         assert timeout > 0
+        self.timeouts.append(timeout)
         self.connected.append((host, port))
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
@@ -118,11 +120,15 @@ class _ScriptedStream(httpcore.NetworkStream):
         self._request = request
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        assert timeout is not None
+        self._network.timeouts.append(timeout)
         taken = self._network.take(self._answer, max_bytes)
         self._answer = self._answer[len(taken) :]
         return taken
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        assert timeout is not None
+        self._network.timeouts.append(timeout)
         self._request += buffer
 
     def close(self) -> None:

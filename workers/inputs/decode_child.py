@@ -83,8 +83,8 @@ def decode(data: bytes, max_pixels: int, max_side: int, min_side: int) -> Image.
         raise Refusal(TOO_LARGE) from None
     except UnidentifiedImageError:
         raise Refusal(DAMAGED if _claims_format(data) else WRONG_FORMAT) from None
-    # A JPEG that holds several pictures calls itself MPO.
-    if image.format not in FORMATS or getattr(image, "n_frames", 1) != 1:
+    # This holds for a JPEG of several pictures too, which Pillow opens as MPO.
+    if getattr(image, "n_frames", 1) != 1:
         raise Refusal(ANIMATED)
     width, height = image.size
     if max(width, height) > max_side or width * height > max_pixels:

@@ -95,7 +95,7 @@ def parse_link(url: str, policy: FetchPolicy) -> StorageLink:
 
 def parse_redirect(link: StorageLink, location: str, policy: FetchPolicy) -> StorageLink:
     """The link that a redirect of `link` leads to, under the same rules. Raises ReferenceRefused."""
-    if location.startswith("/") and not location.startswith("//"):
+    if location.startswith("/"):
         location = f"{link.scheme}://{link.authority}{location}"
     try:
         return parse_link(location, policy)
