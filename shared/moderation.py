@@ -12,7 +12,8 @@ import hmac
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,7 @@ import redis
 from pydantic import SecretStr
 
 from shared.errors import ServiceError, SettingsError
-from shared.job import Job
 from shared.queue import Keys, translated_redis_errors
-from shared.screen import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,16 @@ KEPT_ENTRIES: Final = 10_000
 KEPT_MS: Final = 90 * 24 * 3600 * 1000
 
 Encrypt = Callable[[bytes], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A job that was refused, by which rule, and the texts it came with (by name)."""
+
+    job_id: str
+    user_id: str
+    rule_id: str
+    texts: Mapping[str, str | None] = field(repr=False)
 
 
 class RedisModerationSink:
@@ -43,22 +52,17 @@ class RedisModerationSink:
         self._hash_key = hash_key.get_secret_value().encode()
         self._encrypt = encrypt
 
-    def refused(self, job: Job, verdict: Verdict) -> None:
+    def refused(self, refusal: Refusal) -> None:
         """Add one entry. A store that does not answer is logged: the refusal itself stands anyway."""
-        prompt = job.prompt.encode()
+        prompt = (refusal.texts.get("prompt") or "").encode()
         entry: dict[Any, Any] = {
-            "job": job.id,
-            "user": job.user_id,
-            "rule": verdict.rule_id or "",
+            "job": refusal.job_id,
+            "user": refusal.user_id,
+            "rule": refusal.rule_id,
             "hash": hmac.new(self._hash_key, prompt, hashlib.sha256).hexdigest(),
         }
         if self._encrypt is not None:
-            texts = {
-                "prompt": job.prompt,
-                "negative_prompt": job.negative_prompt,
-                "weights": job.compel_weights,
-            }
-            entry["sealed"] = self._encrypt(json.dumps(texts).encode())
+            entry["sealed"] = self._encrypt(json.dumps(dict(refusal.texts)).encode())
         try:
             with translated_redis_errors():
                 last: Any = self._commands.xadd(self._stream, entry, maxlen=KEPT_ENTRIES, approximate=True)

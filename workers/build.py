@@ -27,14 +27,16 @@ from shared.outbox import Outbox
 from shared.plan import PlanDefaults
 from shared.presets import PRESETS
 from shared.queue import QueueSettings, RedisConnections, WorkQueue, translated_redis_errors
-from shared.screen import Screen
+from shared.screen import RulesError, Screen
 from shared.settings import Settings
 from shared.storage import Storage, open_storage
 from shared.webhook import WebhookSender, backoff_seconds
 from workers.callbacks import Callbacks
-from workers.encode import Marking
+from workers.encode import C2paSigner, Marking, check_signer
 from workers.engines.base import Engine, EngineInfo
+from workers.engines.pin import check_pin
 from workers.held import Hands
+from workers.image_screen import ClassifierOverHttp, HashBlocklist, ImageScreen, ScreenChain
 from workers.kind import Kind
 from workers.loop import LoopSettings, Worker
 from workers.pipeline import Pipeline, Rules
@@ -77,19 +79,22 @@ def build(
     once: bool = False,
     on_node_fault: Callable[[], None] = lambda: None,
     on_success: Callable[[], None] = lambda: None,
+    exit_now: Callable[[int], None] = os._exit,
     wrap_engine: Callable[[Engine], Engine] = lambda engine: engine,
 ) -> Built:
     """Connect, check the storage and load the model: everything that has to work before a job is taken.
 
     Raises `SettingsError` for what a person has to mend; waits for services that do not answer yet.
     """
-    screen = Screen.with_operator_rules(settings.screen_rules) if settings.screen_rules else Screen.standard()
+    screen = _screen(settings)
     storage = _storage(settings)
     _until_reachable(lambda: _check_storage(kind, settings, storage))
     assert settings.redis_url is not None
     connections = RedisConnections(settings.redis_url.get_secret_value(), settings.block_s)
     _until_reachable(lambda: _check_redis(connections))
 
+    if settings.model_sha256:
+        check_pin(str(getattr(settings, kind.model_variable.lower())), settings.model_sha256)
     engine = wrap_engine(kind.make_engine(settings))
     started = time.monotonic()
     info = engine.load()
@@ -132,6 +137,7 @@ def build(
         engine=engine,
         storage=storage,
         screen=screen,
+        image_screen=_image_screen(settings),
         moderation=_moderation(settings, connections, queue),
         enhancer=RuleEnhancer(),
         announcer=callbacks,
@@ -163,10 +169,20 @@ def build(
             once=once,
         ),
         heartbeat_s=settings.heartbeat_s,
+        exit_now=exit_now,
         on_node_fault=on_node_fault,
         on_success=on_success,
     )
     return Built(worker, queue, pipeline, progress, storage, scratch, info)
+
+
+def _screen(settings: Settings) -> Screen:
+    if settings.screen_rules is None:
+        return Screen.standard()
+    try:
+        return Screen.with_operator_rules(settings.screen_rules)
+    except RulesError as error:
+        raise SettingsError([f"SCREEN_RULES: {error}"]) from error
 
 
 def _storage(settings: Settings) -> Storage:
@@ -241,7 +257,28 @@ def _marking(settings: Settings) -> Marking:
         version=version(),
         embed_settings=settings.embed_settings,
         embed_prompt=settings.embed_prompt,
+        signer=_signer(settings),
     )
+
+
+def _signer(settings: Settings) -> C2paSigner | None:
+    if settings.c2pa_certificate is None or settings.c2pa_key is None:
+        return None
+    try:
+        signer = C2paSigner(settings.c2pa_certificate.read_text(), settings.c2pa_key.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(["C2PA_CERTIFICATE and C2PA_KEY have to be readable PEM files."]) from error
+    check_signer(signer)
+    return signer
+
+
+def _image_screen(settings: Settings) -> ImageScreen | None:
+    screens: list[ImageScreen] = []
+    if settings.image_blocklist is not None:
+        screens.append(HashBlocklist(settings.image_blocklist))
+    if settings.image_classifier_url is not None:
+        screens.append(ClassifierOverHttp(settings.image_classifier_url, settings.image_classifier_token))
+    return ScreenChain(screens) if screens else None
 
 
 def _scratch(settings: Settings) -> Path:

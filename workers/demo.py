@@ -1,7 +1,7 @@
 """`--demo`: the whole way of a job on this machine alone, with nothing set up.
 
-An embedded Valkey, a local folder as the storage, a local callback receiver and a small checkpoint; everything
-between them is what runs in production.
+An embedded Valkey, a local folder as the storage, a local callback receiver and a small checkpoint;
+everything between them is what runs in production.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from shared.callback import Produced, Timings, WorkerFacts, completed_body, failed_body
 from shared.enhance import Enhancer, enhance_or_original
@@ -40,6 +40,7 @@ from shared.errors import (
 )
 from shared.job import Envelope, Job
 from shared.log import current_job
+from shared.moderation import Refusal
 from shared.plan import (
     Adjustment,
     Enhancement,
@@ -51,17 +52,20 @@ from shared.plan import (
 )
 from shared.presets import Family
 from shared.queue import Begun, Lease, WorkQueue
-from shared.screen import Screen, ScreenInput, Verdict
+from shared.screen import Screen, ScreenInput
 from shared.storage import Storage
 from shared.webhook import backoff_seconds
 from workers.encode import EncodedSample, Marking, MediaFile, encode_sample
 from workers.engines.base import Engine, Sample
 from workers.held import Hands, Held
+from workers.image_screen import ImageScreen, Purpose
 from workers.progress import Progress
 
 log = logging.getLogger(__name__)
 
 MISCONFIGURED_PAUSE_S = 30.0
+SCREENED_FRAMES = 8
+"""Frames of a video that a configured image screen sees, spread evenly from the first to the last."""
 
 T = TypeVar("T")
 
@@ -96,7 +100,7 @@ class Encoded:
 
 
 class ModerationSink(Protocol):
-    def refused(self, job: Job, verdict: Verdict) -> None:
+    def refused(self, refusal: Refusal) -> None:
         """Note a refusal. Must not raise for a fault of its own store."""
 
 
@@ -137,6 +141,7 @@ class Pipeline:
         engine: Engine,
         storage: Storage,
         screen: Screen,
+        image_screen: ImageScreen | None,
         moderation: ModerationSink,
         enhancer: Enhancer,
         announcer: Announcer,
@@ -154,6 +159,7 @@ class Pipeline:
         self._engine = engine
         self._storage = storage
         self._screen = screen
+        self._image_screen = image_screen
         self._moderation = moderation
         self._enhancer = enhancer
         self._announcer = announcer
@@ -224,8 +230,18 @@ class Pipeline:
             )
         )
         if not verdict.allowed:
-            self._moderation.refused(job, verdict)
-            raise ContentRefused("The request was refused by the content rules of this service.")
+            texts = {
+                "prompt": job.prompt,
+                "negative_prompt": job.negative_prompt,
+                "compel_weights": job.compel_weights,
+                "enhanced_prompt": enhanced_prompt,
+            }
+            self._refuse(Refusal(job.id, job.user_id, verdict.rule_id or "", texts))
+
+    def _refuse(self, refusal: Refusal) -> NoReturn:
+        """One neutral sentence: neither the rule nor the text is told to the sender."""
+        self._moderation.refused(refusal)
+        raise ContentRefused("The request was refused by the content rules of this service.")
 
     def _enhance(self, job: Job, window: PromptWindow) -> Enhancement | None:
         if self._rules.family.name != "wan" or not wants_enhancement(job):
@@ -268,16 +284,34 @@ class Pipeline:
     # --- stage 3: encode and publish
 
     def encode(self, generated: Generated) -> Encoded | None:
-        prepared = generated.prepared
-        current_job.set(prepared.plan.job_id)
+        prepared, plan = generated.prepared, generated.prepared.plan
+        current_job.set(plan.job_id)
         with self.ended(prepared.held):
             started = self._clock()
-            files = tuple(
-                encode_sample(prepared.plan, sample, self._scratch, self._marking)
-                for sample in generated.samples
-            )
-            return Encoded(prepared, files, generated, self._clock() - started)
+            self._screen_samples(generated)
+            files: list[EncodedSample] = []
+            try:
+                for sample in generated.samples:
+                    files.append(encode_sample(plan, sample, self._scratch, self._marking))
+            except BaseException:
+                _remove(files)
+                raise
+            return Encoded(prepared, tuple(files), generated, self._clock() - started)
         return None
+
+    def _screen_samples(self, generated: Generated) -> None:
+        """Pictures, or frames spread over a video; what is refused is neither encoded nor uploaded."""
+        if self._image_screen is None:
+            return
+        plan = generated.prepared.plan
+        purpose: Purpose = "frame" if plan.medium == "video" else "generated"
+        for sample in generated.samples:
+            last = len(sample.frames) - 1
+            chosen = sorted({round(last * part / (SCREENED_FRAMES - 1)) for part in range(SCREENED_FRAMES)})
+            verdict = self._image_screen.check([sample.frames[frame] for frame in chosen], purpose)
+            if not verdict.allowed:
+                texts = {"prompt": plan.prompt, "negative_prompt": plan.negative_prompt}
+                self._refuse(Refusal(plan.job_id, plan.user_id, verdict.reason_id or "", texts))
 
     def publish(self, encoded: Encoded) -> None:
         """Upload the files and commit the job; the files are removed whatever happens."""
@@ -440,9 +474,13 @@ def _removed_afterwards(files: tuple[EncodedSample, ...]) -> Iterator[None]:
     try:
         yield
     finally:
-        for item in files:
-            item.file.path.unlink(missing_ok=True)
-            item.thumbnail.path.unlink(missing_ok=True)
+        _remove(files)
+
+
+def _remove(files: Sequence[EncodedSample]) -> None:
+    for item in files:
+        item.file.path.unlink(missing_ok=True)
+        item.thumbnail.path.unlink(missing_ok=True)
 
 
 def _distinct(samples: tuple[Sample, ...]) -> list[Adjustment]:
