@@ -90,7 +90,10 @@ _UNREAD_BLOCKS = (
     (0x1D800, 0x1DAFF), (0x1E000, 0x1E02F), (0x1E090, 0x1EDFF),
 )  # fmt: skip
 UNREAD_SCRIPT = re.compile("[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in _UNREAD_BLOCKS) + "]")
-GREEK_WORD = re.compile(r"(?<![a-zñа-ӿα-ω])[α-ω]{2,}(?![a-zñа-ӿα-ω])")
+# Two Greek letters in a row, or three with separators between them, apart from letters of other scripts.
+GREEK_WORD = re.compile(
+    r"[α-ω](?<![a-zñа-ӿα-ω][α-ω])(?:[α-ω]+(?![a-zñа-ӿα-ω])|[\W_]{1,3}[α-ω][\W_]{1,3}[α-ω](?![a-zñа-ӿ]))"
+)
 
 EMOJI = MappingProxyType(
     {

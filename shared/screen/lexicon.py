@@ -36,8 +36,10 @@ _TOKEN = re.compile(f"([{_LETTERS}]+|[0-9]+)")
 _SIGN_TOKEN = re.compile(f"([{_LETTERS}]+|[0-9]+|[{re.escape(characters.SIGNS)}])")
 _RUN = re.compile(r"(.)\1*", re.DOTALL)
 _SKELETON = dict(characters.SKELETON)
-# Shorter class words ("in", "to") are looked up as written only: too many texts hold their letters.
-_SHORTEST_RESPELLED_CLASS = 3
+# A shorter class word ("a", "y") is looked up as written only: too many texts hold the letter.
+_SHORTEST_RESPELLED_CLASS = 2
+# Letters of one run that stand apart ("t e e e n"); a longer run belongs to no word.
+_LONGEST_RUN = 8
 
 
 class Kind(Enum):
@@ -163,7 +165,6 @@ class Lexicon:
         words, skeletons = tokens.words, tokens.skeletons
         count = len(words)
         effort = 0
-        previous = ""
         for start, begun in enumerate(skeletons):
             plain = written(words[start])
             if plain is not None:
@@ -173,10 +174,8 @@ class Lexicon:
             if effort > MAX_EFFORT:
                 raise UnreadableError("too-dense")
             entries = respelled(begun)
-            if entries is None or (begun == previous and len(begun) == 1):
-                previous = begun
+            if entries is None or (len(begun) == 1 and start and words[start] == words[start - 1]):
                 continue
-            previous = begun
             end = start + 1
             length = len(words[start])
             grown = begun
@@ -190,9 +189,11 @@ class Lexicon:
                             findings.add(start, end, entry)
                 # A run of one letter is taken in one step, or a long one would be compared again and again.
                 reached = end
-                while end < count and skeletons[end] == grown[-1]:
+                while end < count and skeletons[end] == grown[-1] and end - reached < _LONGEST_RUN:
                     length += len(words[end])
                     end += 1
+                if end == reached + _LONGEST_RUN:
+                    break
                 if end == reached:
                     if end == count:
                         break
@@ -222,24 +223,20 @@ class Lexicon:
                 return entry.kind is not Kind.ALLOW or all(gap in (" ", "-", "_", "") for gap in inner)
         elif entry.kind is Kind.ALLOW or not _looks_like(word, compact):
             return False
-        if entry.kind is Kind.ALLOW or (entry.kind is Kind.COMPOUND and any(len(part) > 1 for part in parts)):
-            return False
-        return self._split_on_purpose(parts, inner, len(entry.breaks))
+        return entry.kind is not Kind.ALLOW and self._split_on_purpose(parts, inner, entry)
 
-    def _split_on_purpose(self, parts: Sequence[str], inner: Sequence[str], allowed_gaps: int) -> bool:
+    def _split_on_purpose(self, parts: Sequence[str], inner: Sequence[str], entry: Entry) -> bool:
         """Whether a word in pieces is one word, not several that happen to stand beside each other."""
-        # A hyphen at the end of a line is a division; any other separator with white space in it is prose.
-        gaps = [any(map(str.isspace, gap)) and not (gap[0] in "-\u2010" and "\n" in gap) for gap in inner]
-        if sum(gaps) <= allowed_gaps and not any(part.isdigit() for part in parts):
-            return not (any(gaps) and all(part in self.natural_parts for part in parts))
         if all(len(part) == 1 for part in parts):
             return True
-        for index, part in enumerate(parts):
-            before = index > 0 and not gaps[index - 1]
-            after = index < len(gaps) and not gaps[index]
-            if part.isdigit() and not before and not after:
-                return False
-        return not (any(gaps) and all(part in self.natural_parts or part.isdigit() for part in parts))
+        # A hyphen at the end of a line is a division; any other separator with white space in it is prose.
+        gaps = [any(map(str.isspace, gap)) and not (gap[0] in "-\u2010" and "\n" in gap) for gap in inner]
+        if entry.kind is Kind.COMPOUND and any(gaps):
+            return False
+        bounds = (True, *gaps, True)
+        if any(part.isdigit() and bounds[index] and bounds[index + 1] for index, part in enumerate(parts)):
+            return False
+        return not (all(gaps) and all(part in self.natural_parts or part.isdigit() for part in parts))
 
 
 def skeleton(text: str) -> str:

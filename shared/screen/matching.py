@@ -17,7 +17,7 @@ ADULTHOOD = "adulthood"
 LOWERED_RULE = "adulthood-lowered"
 
 _SIGNS = re.escape(characters.SIGNS)
-_SIGN_IN_WORD = re.compile(rf"[^\W_][{_SIGNS}]+[^\W_]|[@$€£¢¥§][^\W_]|[^\W_][@$€£¢¥§]|\(\)|\|[<3)\\-]|\\/")
+_SIGN_IN_WORD = re.compile(rf"[@$|€£¢¥§]|[^\W_][{_SIGNS}]|[{_SIGNS}][^\W_]|\(\)|\\/")
 # Letters drawn with several signs, read before the signs one by one.
 _DRAWN_LETTERS = (
     ("|<", "k"),
@@ -118,7 +118,7 @@ class Matcher:
         for expression, rule_id in self.expressions:
             if expression.search(plain):
                 return rule_id
-        return self._masked_refusal(folded) or self._joined_refusal(folded)
+        return self._masked_refusal(folded) or self._joined_refusal(plain)
 
     def _readings(self, folded: str) -> Iterator[Reading]:
         """The text with signs as separators and, where signs stand in words, with signs as letters."""
