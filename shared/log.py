@@ -30,8 +30,13 @@ _SHAPES: Final = (
     (re.compile(r"\bsb_(?:secret|publishable)_[A-Za-z0-9_-]+"), "<key>"),
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]+"), "<secret>"),
     (re.compile(r"(?i)\b(bearer)\s+[^\s'\",]+"), r"\1 <token>"),
-    (re.compile(r"(?i)([a-z][a-z0-9+.-]*://)[^\s/@]*:[^\s/@]*@"), r"\1<credentials>@"),
-    (re.compile(r"(?i)([?&](?:token|apikey|key|signature|sig|x-amz-[a-z-]+)=)[^&\s'\"]+"), r"\1<redacted>"),
+    (re.compile(r"(?i)([a-z][a-z0-9+.-]*://)[^\s/@]*@"), r"\1<credentials>@"),
+    (
+        re.compile(
+            r"(?i)([?&](?:[\w-]*(?:token|secret|password|signature|api_?key)|key|sig|x-amz-[a-z-]+)=)[^&\s'\"]+"
+        ),
+        r"\1<redacted>",
+    ),
 )
 
 
@@ -71,6 +76,14 @@ def _frames_only(error: BaseException) -> str:
     return "\n".join(parts)
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _one_line(text: str) -> str:
+    """`text` with its control characters written out: nobody writes a line of somebody else's."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, redact: Redactor, context: Mapping[str, str]) -> None:
         super().__init__()
@@ -89,6 +102,16 @@ class _Formatter(logging.Formatter):
             return _frames_only(record.exc_info[1])
         return None
 
+    def readable(self, value: Any) -> Any:
+        """`value` with its texts redacted: JSON and `repr` write a secret's quotes and accents otherwise."""
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, Mapping):
+            return {self._redact(str(key)): self.readable(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.readable(item) for item in value]
+        return self._redact(str(value))
+
 
 class JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -103,18 +126,21 @@ class JsonFormatter(_Formatter):
         trace = self.trace(record)
         if trace:
             line["traceback"] = trace
-        return self._redact(json.dumps(line, default=str, ensure_ascii=True))
+        return json.dumps(self.readable(line), ensure_ascii=True)
 
 
 class ConsoleFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        extra = " ".join(f"{key}={value}" for key, value in self.fields(record).items())
-        # One event is one line, whatever a message holds: nobody writes a line of somebody else's.
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
-        line = f"{clock} {record.levelname.lower():<7} {message}" + (f"  [{extra}]" if extra else "")
+        fields = self.readable(self.fields(record))
+        extra = " ".join(f"{key}={value}" for key, value in fields.items())
+        line = f"{clock} {record.levelname.lower():<7} {record.getMessage()}" + (
+            f"  [{extra}]" if extra else ""
+        )
         trace = self.trace(record)
-        return self._redact(line + (f"\n{trace}" if trace else ""))
+        lines = [line, *(f"    {each}" for each in trace.split("\n"))] if trace else [line]
+        # After the redaction, which looks for secrets as they are written.
+        return "\n".join(_one_line(self._redact(each)) for each in lines)
 
 
 def configure_logging(
