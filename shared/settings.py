@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -201,8 +201,10 @@ class Settings(BaseSettings):
     def secrets(self) -> list[str]:
         """Every secret value, and the password inside REDIS_URL: what no log may hold."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
-        password = urlsplit(self.redis_url.get_secret_value()).password if self.redis_url else None
-        return [value for value in [*values, password] if value]
+        addresses = [self.redis_url.get_secret_value() if self.redis_url else None, self.callback_url]
+        passwords = [urlsplit(address).password for address in addresses if address]
+        # In an address a password may be written with percent signs; its user sends it without.
+        return [text for value in [*values, *passwords] if value for text in {value, unquote(value)}]
 
 
 Resolver = Callable[[str], list[str]]
@@ -216,15 +218,9 @@ def load_settings(
     `model_variable` is the variable that names this worker's checkpoint (SDXL_MODEL or WAN_MODEL).
     Raises `SettingsError` that lists every fault at once; no fault shows a value.
     """
-    try:
-        settings = Settings(**overrides)
-    except ValidationError as error:
-        problems = []
-        for fault in error.errors(include_input=False, include_url=False, include_context=False):
-            name = str(fault["loc"][0])
-            problems.append(f"{name}: {fault['msg'].lower()}; {_description(name)}")
-        raise SettingsError(problems) from None
+    settings = _read(overrides)
     problems = [
+        *_missing_redis(settings),
         *_missing(settings, model_variable),
         *_inconsistent(settings),
         *_redis_faults(settings, resolve or _resolve),
@@ -232,6 +228,26 @@ def load_settings(
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def load_console_settings(*, resolve: Resolver | None = None, **overrides: Any) -> Settings:
+    """Read what a look at the queues needs: Redis and the queues' names. Raises `SettingsError`."""
+    settings = _read(overrides)
+    problems = [*_missing_redis(settings), *_redis_faults(settings, resolve or _resolve)]
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _read(overrides: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = []
+        for fault in error.errors(include_input=False, include_url=False, include_context=False):
+            name = str(fault["loc"][0])
+            problems.append(f"{name}: {fault['msg'].lower()}; {_description(name)}")
+        raise SettingsError(problems) from None
 
 
 def help_text(usage: str) -> str:
@@ -254,16 +270,19 @@ def _description(name: str) -> str:
     return "see --help"
 
 
+def _missing_redis(settings: Settings) -> list[str]:
+    if settings.redis_url is not None:
+        return []
+    if settings.upstash_redis_rest_url is not None:
+        return [
+            "REDIS_URL is missing: Upstash's REST interface cannot block on a list. Open the database in"
+            " Upstash's console, choose 'Connect' and 'TCP', and set REDIS_URL to the rediss:// address."
+        ]
+    return [f"REDIS_URL is missing: {_description('REDIS_URL')}."]
+
+
 def _missing(settings: Settings, model_variable: str | None) -> list[str]:
     problems = []
-    if settings.redis_url is None:
-        if settings.upstash_redis_rest_url is not None:
-            problems.append(
-                "REDIS_URL is missing: Upstash's REST interface cannot block on a list. Open the database in"
-                " Upstash's console, choose 'Connect' and 'TCP', and set REDIS_URL to the rediss:// address."
-            )
-        else:
-            problems.append(f"REDIS_URL is missing: {_description('REDIS_URL')}.")
     if settings.resolved_storage_url is None:
         problems.append("SUPABASE_URL is missing: set it, or STORAGE_URL=file:///folder for a local folder.")
     elif not settings.resolved_storage_url.startswith("file:") and settings.supabase_service_key is None:
@@ -287,11 +306,11 @@ def _inconsistent(settings: Settings) -> list[str]:
         )
     for name in ("SUPABASE_URL", "CALLBACK_URL", "IMAGE_CLASSIFIER_URL"):
         value = getattr(settings, name.lower())
-        if value and urlsplit(value).scheme not in {"http", "https"}:
-            problems.append(f"{name} has to begin with https:// (or http:// on the same machine).")
+        if value and _scheme(value) not in {"http", "https"}:
+            problems.append(f"{name} has to be an address that begins with https://.")
     storage = settings.storage_url
-    if storage and urlsplit(storage).scheme not in {"http", "https", "file"}:
-        problems.append("STORAGE_URL has to begin with https:// or file:///.")
+    if storage and _scheme(storage) not in {"http", "https", "file"}:
+        problems.append("STORAGE_URL has to be an address that begins with https:// or file:///.")
     if settings.sdxl_queue == settings.wan_queue:
         problems.append("SDXL_QUEUE and WAN_QUEUE are the same list: each worker needs its own.")
     problems += [
@@ -311,12 +330,16 @@ def _inconsistent(settings: Settings) -> list[str]:
 def _redis_faults(settings: Settings, resolve: Resolver) -> list[str]:
     if settings.redis_url is None:
         return []
-    parts = urlsplit(settings.redis_url.get_secret_value())
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        return ["REDIS_URL has to begin with rediss:// (TLS), redis:// or unix://."]
-    if parts.scheme != "redis" or settings.redis_allow_plaintext:
+    url = settings.redis_url.get_secret_value()
+    scheme = _scheme(url)
+    if scheme not in {"redis", "rediss", "unix"}:
+        return [
+            "REDIS_URL has to be an address that begins with rediss:// (TLS), redis:// or unix://; characters"
+            " of a password such as / : @ [ have to be written with percent signs."
+        ]
+    if scheme != "redis" or settings.redis_allow_plaintext:
         return []
-    addresses = resolve(parts.hostname or "localhost")
+    addresses = resolve(urlsplit(url).hostname or "localhost")
     if any(ipaddress.ip_address(address.split("%")[0]).is_global for address in addresses):
         return [
             "REDIS_URL goes to a public address without TLS, so the password and every prompt could be read"
@@ -333,6 +356,16 @@ def _resolve(host: str) -> list[str]:
         return []
 
 
+def _scheme(url: str) -> str | None:
+    """The scheme of an address; None where it is none, e.g. with a port that is no number."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts.scheme
+
+
 def _origin(url: str | None) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url or "")
-    return parts.scheme, parts.hostname, parts.port
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
