@@ -10,12 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.errors import SettingsError
 from shared.log import configure_logging
 from shared.settings import Settings, help_text, load_settings
 from workers.kind import Kind
 from workers.restarts import Restarts
+
+if TYPE_CHECKING:
+    from workers.health import Health
 
 log = logging.getLogger("worker")
 
@@ -47,37 +53,79 @@ def main(kind: Kind, argv: Sequence[str] | None = None) -> int:
 
 def serve(kind: Kind, *, once: bool, pause: Callable[[float], None] = time.sleep) -> int:
     """Run a worker until it is stopped. Returns the exit code."""
-    from workers.build import build
+    from workers.health import Health, HealthServer
 
     configure_logging("console" if sys.stderr.isatty() else "json")
-    starts: Restarts | None = None
+    starts = _starts(kind, Path(os.environ.get("STATE_DIR") or Settings.model_fields["state_dir"].default))
     try:
         settings = load_settings(kind.model_variable)
-        starts = Restarts(settings.state_dir / f"{kind.name}-failures.json")
+        starts = _starts(kind, settings.state_dir)
         _configure_logging(kind, settings)
+        health = Health(kind.queue(settings))
+        with ExitStack() as stack:
+            if settings.health_port is not None:
+                # Before the model is loaded: a probe can tell loading from not being there.
+                stack.enter_context(HealthServer(settings.health_host, settings.health_port, health.state))
+            return _serve(kind, settings, starts, health, once, pause)
+    except SettingsError as error:
+        sys.stderr.write(f"The worker cannot start. To mend:\n{error}\n")
+        _wait(starts.failed(), EXIT_SETTINGS, pause)
+        return EXIT_SETTINGS
+
+
+def _serve(
+    kind: Kind,
+    settings: Settings,
+    starts: Restarts,
+    health: Health,
+    once: bool,
+    pause: Callable[[float], None],
+) -> int:
+    from workers.build import build
+    from workers.loop import EXIT_NODE_FAULT
+
+    pauses: list[float] = []
+
+    def exit_now(code: int) -> None:
+        """Ends the process from another thread, where the main one cannot be woken."""
+        if code and pauses:
+            _wait(pauses[-1], code, pause)
+        os._exit(code)
+
+    try:
         built = build(
             kind,
             settings,
             once=once,
+            on_node_fault=lambda: pauses.append(starts.failed()),
             on_success=starts.succeeded,
+            exit_now=exit_now,
         )
-    except SettingsError as error:
-        starts = starts or Restarts(Settings.model_fields["state_dir"].default / f"{kind.name}-failures.json")
-        seconds = starts.failed()
-        sys.stderr.write(f"The worker cannot start. To mend:\n{error}\n")
-        log.error("ending with exit code %d in %.0f s", EXIT_SETTINGS, seconds)
-        pause(seconds)
-        return EXIT_SETTINGS
+    except SettingsError:
+        raise
+    except Exception as error:
+        # Whatever else keeps a worker from starting: the container starts it again, and must not spin.
+        log.critical("the start failed", exc_info=error)
+        _wait(starts.failed(), EXIT_NODE_FAULT, pause)
+        return EXIT_NODE_FAULT
+    health.built = built
     try:
         with _signals(built.worker.stop):
             code = built.worker.run()
     finally:
         built.close()
-    if code:
-        seconds = starts.failed()
-        log.error("ending with exit code %d in %.0f s", code, seconds)
-        pause(seconds)
+    if pauses:
+        _wait(pauses[-1], code, pause)
     return code
+
+
+def _starts(kind: Kind, folder: Path) -> Restarts:
+    return Restarts(folder / f"{kind.name}-failures.json")
+
+
+def _wait(seconds: float, code: int, pause: Callable[[float], None]) -> None:
+    log.error("ending with exit code %d in %.0f s", code, seconds)
+    pause(seconds)
 
 
 def _configure_logging(kind: Kind, settings: Settings) -> None:
