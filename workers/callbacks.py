@@ -187,5 +187,7 @@ class Callbacks:
 
     def _wait_announced(self, job_id: str) -> None:
         """A terminal callback does not overtake the `processing` that another thread is sending."""
+        # While this one is on its way another thread looks for the next: a slow receiver holds up one.
+        self.due_in(0.0)
         with self._changed:
             self._changed.wait_for(lambda: job_id not in self._announcing, ANNOUNCEMENT_LIMIT_S)

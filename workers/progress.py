@@ -52,6 +52,9 @@ class Progress:
     def on_step(self, step: int, steps: int) -> None:
         with self._lock:
             now = self._clock()
+            if step <= self._step:
+                # The next part of a batch that was split for lack of memory.
+                self._step, self._started = 0, self._moved
             if self._step == 0:
                 self._first_step_at = now
             self._step = step
