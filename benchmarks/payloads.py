@@ -53,15 +53,15 @@ def main() -> int:
     server.start()
     url = f"redis://127.0.0.1:{server.port}"
     with tempfile.TemporaryDirectory() as folder, LocalReceiver(secret=SecretStr("s" * 32)) as receiver:
-        settings = load_settings(
-            kind.model_variable,
-            _env_file=None,
-            REDIS_URL=url,
-            STORAGE_URL=Path(folder).as_uri(),
-            CALLBACK_URL=receiver.url,
-            JOB_CALLBACK_SECRET="s" * 32,
-            **{kind.model_variable: arguments.model or str(kind.demo_model)},
-        )
+        variables: dict[str, Any] = {
+            "_env_file": None,
+            "REDIS_URL": url,
+            "STORAGE_URL": Path(folder).as_uri(),
+            "CALLBACK_URL": receiver.url,
+            "JOB_CALLBACK_SECRET": "s" * 32,
+            kind.model_variable: arguments.model or str(kind.demo_model),
+        }
+        settings = load_settings(kind.model_variable, **variables)
         configure_logging("console", secrets=settings.secrets(), level="WARNING")
         built = build(kind, settings, once=True)
         print(
