@@ -52,7 +52,12 @@ def test_a_single_file_draws_the_same_picture_as_the_folder(
 
 def test_a_single_file_is_read_with_the_shipped_configuration_unless_told_otherwise(tmp_path: Path) -> None:
     # The tiny weights do not fit the real configuration: the message proves which one was used.
-    assert "shape" in refusal(write_single_file(tmp_path), config=None)
+    assert "such as encoder.layers.10." in refusal(write_single_file(tmp_path), config=None)
+
+
+def test_weights_of_another_shape_than_configured_are_refused(tmp_path: Path, copied: Path) -> None:
+    edit(copied / "vae" / "config.json", block_out_channels=[16, 32, 32, 32])
+    assert "whose vae does not have the shape" in refusal(write_single_file(tmp_path), config=copied)
 
 
 def test_every_component_has_the_dtype_asked_for(tmp_path: Path) -> None:

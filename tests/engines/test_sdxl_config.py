@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workers.engines.device import quiet_libraries
-from workers.engines.sdxl_checkpoint import SHIPPED_CONFIG
+from workers.engines.sdxl_single_file import SHIPPED_CONFIG
 
 
 def parameters(module: Any) -> int:

@@ -12,7 +12,7 @@ from support.sdxl import TINY_SDXL
 
 from shared.plan import fit_terms
 from workers.engines.device import quiet_libraries
-from workers.engines.sdxl_checkpoint import SHIPPED_CONFIG
+from workers.engines.sdxl_single_file import SHIPPED_CONFIG
 from workers.engines.sdxl_text import ClipTokenizers, encode_text
 
 

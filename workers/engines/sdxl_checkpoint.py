@@ -8,28 +8,17 @@ pickle runs whatever code it holds; code from a checkpoint's folder or from a hu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.errors import SettingsError
 from workers.engines.device import has_bfloat16, translated_load_errors
+from workers.engines.sdxl_single_file import SHIPPED_CONFIG, SingleFile, refuse_gaps, unusable
 
 if TYPE_CHECKING:
     import torch
 
-SHIPPED_CONFIG: Final = Path(__file__).parent / "sdxl_config"
-
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
-
-# One name of each part in the original layout: a file without one of them is something else.
-_ORIGINAL_NAMES: Final = {
-    "UNet": "model.diffusion_model.input_blocks.0.0.weight",
-    "VAE": "first_stage_model.decoder.conv_in.weight",
-    "first text encoder": "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight",
-    "second text encoder": "conditioner.embedders.1.model.token_embedding.weight",
-}
 
 
 def vae_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
@@ -61,83 +50,26 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype, config: 
         elif _HUB_ID.fullmatch(model):
             pipeline = _from_hub(model, device, dtype)
         else:
-            raise _unusable(
+            raise unusable(
                 model,
                 "which is neither a file nor a folder here nor the id of a model on the hub (owner/name)",
             )
         _check(model, pipeline)
-        return pipeline.to(device)
+        return pipeline
 
 
 def _from_single_file(path: Path, device: torch.device, dtype: torch.dtype, config: Path) -> Any:
-    from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
-
-    overrides = _sampling_overrides(_names_in(path))
-    source = {"config": str(config), "local_files_only": True}
-    parts: dict[str, Any] = {}
-    # The large parts one by one: their weights are mapped, cast tensor by tensor and put on the device, so
-    # that no second copy of the file builds up in main memory.
-    for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
-        part_dtype = vae_dtype(device, dtype) if name == "vae" else dtype
-        try:
-            parts[name] = kind.from_single_file(
-                str(path), subfolder=name, dtype=part_dtype, device=device, **source
-            )
-        except NotImplementedError as error:
-            # What torch raises for moving a tensor that no weight was found for.
-            raise _unusable(
-                path, f"whose {name} lacks tensors that its configuration asks for ({error})"
-            ) from error
-    pipeline = StableDiffusionXLPipeline.from_single_file(
-        str(path), **parts, dtype=dtype, add_watermarker=False, **source
-    )
-    return _with_euler(pipeline, overrides)
-
-
-def _names_in(path: Path) -> set[str]:
-    """Names of the tensors in a safetensors file, checked to be those of an SDXL checkpoint."""
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix.lower() != ".safetensors":
-        raise _unusable(
-            path,
-            f"a {path.suffix or 'nameless'} file; such files may be pickles, which run the code that they"
-            " hold: use a .safetensors file",
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-    except SafetensorError as error:
-        raise _unusable(
-            path,
-            f"which is no safetensors file, whatever its name says, or was not copied to its end ({error})",
-        ) from error
-    missing = [part for part, name in _ORIGINAL_NAMES.items() if name not in names]
-    if missing:
-        raise _unusable(
-            path,
-            f"which lacks the {', the '.join(missing)} of an SDXL checkpoint in the original layout; use a"
-            " full checkpoint, not a LoRA, a part of one, or another model",
-        )
-    return names
-
-
-def _sampling_overrides(names: set[str]) -> dict[str, Any]:
-    """What the marker tensors that checkpoints carry since SDXL's v-prediction finetunes say of sampling."""
-    overrides: dict[str, Any] = {}
-    if "v_pred" in names:
-        overrides["prediction_type"] = "v_prediction"
-    if "ztsnr" in names:
-        overrides |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return overrides
+    file = SingleFile(path)
+    parts = file.parts(config, device, _dtypes(device, dtype))
+    return _assemble(str(config), parts, file.sampling_overrides(), local_files_only=True)
 
 
 def _from_folder(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
     if not (path / "model_index.json").is_file():
-        raise _unusable(path, "a folder without model_index.json; it has to be in diffusers layout")
+        raise unusable(path, "a folder without model_index.json; it has to be in diffusers layout")
     for part in _PARTS:
         if not any((path / part).glob("*.safetensors")):
-            raise _unusable(
+            raise unusable(
                 path,
                 f"whose {part} holds no .safetensors file; weights in pickles (.bin, .ckpt, .pt) are not"
                 " read, because they run the code that they hold: convert them",
@@ -161,68 +93,51 @@ def _from_hub(model: str, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _from_pretrained(model: str, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
-    from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+    kinds = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
     parts: dict[str, Any] = {}
-    for name, kind in (
-        ("unet", UNet2DConditionModel),
-        ("vae", AutoencoderKL),
-        ("text_encoder", CLIPTextModel),
-        ("text_encoder_2", CLIPTextModelWithProjection),
-    ):
+    for name, part_dtype in _dtypes(device, dtype).items():
         # One by one, because only so the libraries tell which tensors they did not find. The encoders' would
         # otherwise be random numbers.
-        part, report = kind.from_pretrained(
+        part, report = kinds[name].from_pretrained(
             model,
             subfolder=name,
-            dtype=vae_dtype(device, dtype) if name == "vae" else dtype,
+            dtype=part_dtype,
             use_safetensors=True,
             output_loading_info=True,
             **options,
         )
-        _refuse_gaps(model, name, report["missing_keys"])
+        refuse_gaps(model, name, list(report["missing_keys"]))
         parts[name] = part.to(device)
-    pipeline = StableDiffusionXLPipeline.from_pretrained(model, **parts, add_watermarker=False, **options)
-    return _with_euler(pipeline, {})
+    return _assemble(model, parts, {}, **options)
 
 
-def _with_euler(pipeline: Any, overrides: dict[str, Any]) -> Any:
-    from diffusers import EulerDiscreteScheduler
+def _dtypes(device: torch.device, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    return dict.fromkeys(_PARTS, dtype) | {"vae": vae_dtype(device, dtype)}
 
+
+def _assemble(source: str, parts: dict[str, Any], overrides: dict[str, Any], **options: Any) -> Any:
+    """A pipeline of the given parts, with the tokenizers and the sampling of `source`."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    pipeline = StableDiffusionXLPipeline.from_pretrained(source, **parts, add_watermarker=False, **options)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, **overrides)
     return pipeline
 
 
-def _check(model: str | Path, pipeline: Any) -> None:
-    for part in _PARTS:
-        module = getattr(pipeline, part)
-        if module is None:
-            raise _unusable(model, f"whose pipeline has no {part}; it has to be an SDXL base model")
-        _refuse_gaps(model, part, [name for name, tensor in _tensors(module) if tensor.is_meta])
+def _check(model: str, pipeline: Any) -> None:
     channels = pipeline.unet.config.in_channels
     if channels != pipeline.vae.config.latent_channels:
-        raise _unusable(
+        raise unusable(
             model,
             f"whose UNet reads {channels} channels; inpainting and editing models are not base models",
         )
     if pipeline.vae.config.latents_mean is not None:
-        raise _unusable(model, "whose VAE normalises its latents; it is a model of another family")
-
-
-def _refuse_gaps(model: str | Path, part: str, missing: Iterable[str]) -> None:
-    names = sorted(missing)
-    if names:
-        raise _unusable(
-            model,
-            f"whose {part} lacks {len(names)} tensors that its configuration asks for, such as {names[0]}",
-        )
-
-
-def _tensors(module: Any) -> Iterable[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _unusable(model: str | Path, reason: str) -> SettingsError:
-    return SettingsError([f"SDXL_MODEL is {model}, {reason}."])
+        raise unusable(model, "whose VAE normalises its latents; it is a model of another family")
