@@ -183,3 +183,22 @@ def test_the_markers_of_v_prediction_checkpoints_are_obeyed(tmp_path: Path) -> N
     path = write_single_file(tmp_path, extra=("v_pred", "ztsnr"))
     config = load_pipeline(str(path), CPU, torch.float32, TINY_SDXL).scheduler.config
     assert (config.prediction_type, config.rescale_betas_zero_snr) == ("v_prediction", True)
+
+
+@pytest.mark.parametrize("has_halves", [True, False])
+def test_a_hub_id_is_asked_for_files_in_half_precision_first(
+    has_halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def from_pretrained(model: str, *_: Any, variant: str | None = None, **options: Any) -> Any:
+        assert "trust_remote_code" not in options
+        asked.append(variant)
+        if variant and not has_halves:
+            raise OSError("no such files")
+        return whole(str(TINY_SDXL), CPU, torch.float32, local_files_only=True)
+
+    whole = sdxl_checkpoint._from_pretrained
+    monkeypatch.setattr(sdxl_checkpoint, "_from_pretrained", from_pretrained)
+    assert load_pipeline("owner/some-sdxl", CPU, torch.bfloat16) is not None
+    assert asked == (["fp16"] if has_halves else ["fp16", None])

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.errors import Cancelled, GenerationFailed, NodeFault, OutOfMemory
 from shared.plan import Plan
-from workers.engines.base import EngineInfo
+from workers.engines.base import Engine, EngineInfo
 from workers.engines.sdxl import SdxlEngine
 
 
@@ -86,6 +86,8 @@ def room_for(engine: SdxlEngine, rows: int) -> Iterator[list[int]]:
 
 
 def test_the_engine_says_what_it_runs_on(loaded: tuple[SdxlEngine, EngineInfo]) -> None:
+    engine: Engine = loaded[0]
+    assert engine.prompt_window().limit == 75
     info = loaded[1]
     assert (info.device, info.dtype) == ("cpu", "float32")
     assert info.applied["vae_dtype"] == "float32"
