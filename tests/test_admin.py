@@ -140,6 +140,13 @@ def test_a_workers_expired_lease_and_a_swept_workers_leftover_are_shown(
     assert workers[swept.worker]["in_flight"] == ["(malformed)"]
 
 
+def test_the_general_options_may_stand_before_or_behind_the_command(operator: Operator) -> None:
+    before = operator("--json", "--queue", "wan", "queues")
+    assert json.loads(before)[0]["queue"] == "wan_queue"
+    assert operator("queues", "--queue", "wan", "--json") == before
+    assert operator("--queue", "wan", "dead", "list", "--json") == "[]\n"
+
+
 def test_any_list_can_be_looked_at_by_its_name(operator: Operator, client: Any) -> None:
     client.lpush("another", MALFORMED)
     (view,) = operator.json("--queue", "another", "queues")

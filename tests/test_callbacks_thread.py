@@ -12,6 +12,7 @@ from support.queues import Fleet
 
 import workers.callbacks
 from shared.callback import WorkerFacts
+from shared.errors import ServiceUnavailable
 from shared.outbox import Outbox
 from shared.queue import WorkQueue
 from shared.webhook import Delivery, webhook_id
@@ -104,6 +105,7 @@ MakeDesk = Callable[[int], Desk]
 @pytest.fixture
 def make_desk(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeDesk]:
     monkeypatch.setattr(workers.callbacks, "backoff_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(workers.callbacks, "SERVICE_PAUSE_S", 0.0)
     desks: list[Desk] = []
 
     def make(threads: int) -> Desk:
@@ -244,6 +246,24 @@ def test_an_unforeseen_error_ends_no_sender_thread(make_desk: MakeDesk, status: 
     desk.sender.wait_for(("a", status))
     desk.commit(desk.take("b"))
     desk.sender.wait_for(("b", "completed"))
+
+
+@pytest.mark.parametrize("status", ["processing", "completed"])
+def test_a_service_that_does_not_answer_for_a_moment_costs_no_callback(
+    make_desk: MakeDesk, status: str
+) -> None:
+    desk = make_desk(1)
+    desk.sender.answers[("a", status)] = [ServiceUnavailable("Redis cannot be reached")]
+    desk.callbacks.start()
+    held = desk.take("a")
+    if status == "processing":
+        desk.announce(held)
+    else:
+        desk.commit(held)
+    desk.sender.wait_for(("a", status))
+    desk.fleet.advance(61)
+    desk.callbacks.due_in(0.0)
+    desk.sender.wait_for(("a", status), times=2)
 
 
 def test_a_flush_waits_for_what_is_being_sent(make_desk: MakeDesk) -> None:

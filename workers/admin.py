@@ -353,13 +353,23 @@ def _parser() -> argparse.ArgumentParser:
         description="Looks at the queues in REDIS_URL and mends what is in them.",
         epilog="Prompts are shown by nothing but `dead show --reveal`.",
     )
-    parser.add_argument("--queue", help="sdxl, wan or the name of a list (default: both workers' lists)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+    def general(added: argparse.ArgumentParser, absent: Any) -> None:
+        added.add_argument(
+            "--queue", default=absent, help="sdxl, wan or the name of a list (default: both workers' lists)"
+        )
+        added.add_argument(
+            "--json", action="store_true", default=absent or False, help="print one JSON document"
+        )
+
+    general(parser, None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(within: Any, name: str, run: Callable[..., None], about: str) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = within.add_parser(name, help=about, description=about)
         added.set_defaults(run=run)
+        # Understood behind the command too; absent there, what stands before it counts.
+        general(added, argparse.SUPPRESS)
         return added
 
     def limited(added: argparse.ArgumentParser) -> None:
@@ -490,7 +500,12 @@ def _cancel(consoles: Sequence[Console], arguments: argparse.Namespace, printer:
     printer.show(
         {"job": arguments.job, "asked": asked},
         "\n".join(
-            f"{queue}: " + ("it is cancelled before it starts or within a second" if done else "it has ended")
+            f"{queue}: "
+            + (
+                "asked; a waiting job ends before it starts, a running one within a second"
+                if done
+                else "it has ended"
+            )
             for queue, done in asked.items()
         ),
     )

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 ANNOUNCEMENT_LIMIT_S = 25.0
 """Longer than a sender's own time limit, and with it still shorter than a claim in the outbox."""
+SERVICE_PAUSE_S = 5.0
+"""The pause after Redis did not answer."""
 
 
 class Sender(Protocol):
@@ -122,7 +124,10 @@ class Callbacks:
                     self._deliver()
             except ServiceError as error:
                 log.warning("%s; callbacks wait", error)
-                self.due_in(5.0)
+                if isinstance(work, _Announcement):
+                    self._announce_again(work, SERVICE_PAUSE_S)
+                else:
+                    self.due_in(SERVICE_PAUSE_S)
             except Exception:
                 # A sender thread must outlive whatever one callback does to it; the entry stays claimed and
                 # is due again when the claim ends.
@@ -174,11 +179,14 @@ class Callbacks:
         log.warning("the processing callback was not accepted (%s)", delivery.detail)
         if delivery.outcome == "retry":
             pause = max(backoff_seconds(item.attempts, random.random), delivery.retry_after or 0.0)
-            with self._changed:
-                self._announcements.append(
-                    _Announcement(item.held, item.body, self._clock() + pause, item.attempts + 1)
-                )
-                self._changed.notify()
+            self._announce_again(item, pause)
+
+    def _announce_again(self, item: _Announcement, pause_s: float) -> None:
+        with self._changed:
+            self._announcements.append(
+                _Announcement(item.held, item.body, self._clock() + pause_s, item.attempts + 1)
+            )
+            self._changed.notify()
 
     def _deliver(self) -> None:
         rest = self._outbox.deliver_next(before=self._wait_announced)
