@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Two test processes on two cores: one thread each, and none that spins while it waits.
+test check: export OMP_NUM_THREADS = 1
+export OMP_WAIT_POLICY = PASSIVE
+
 .PHONY: demo test check format chaos screen clean
 
 $(INSTALLED): pyproject.toml constraints.txt
