@@ -90,6 +90,7 @@ _UNREAD_BLOCKS = (
     (0x1D800, 0x1DAFF), (0x1E000, 0x1E02F), (0x1E090, 0x1EDFF),
 )  # fmt: skip
 UNREAD_SCRIPT = re.compile("[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in _UNREAD_BLOCKS) + "]")
+GREEK_LETTER = re.compile("[α-ω]")
 # Two Greek letters in a row, or three with separators between them, apart from letters of other scripts.
 GREEK_WORD = re.compile(
     r"[α-ω](?<![a-zñа-ӿα-ω][α-ω])(?:[α-ω]+(?![a-zñа-ӿα-ω])|[\W_]{1,3}[α-ω][\W_]{1,3}[α-ω](?![a-zñа-ӿ]))"
@@ -172,6 +173,6 @@ AFTER_NFKC = _build_after_nfkc()
 # One letter for everything that can be read as it; several letters may share one, so equality of skeletons is
 # only a candidate, never a match.
 SKELETON = _build_skeleton()
-HIRAGANA: Table = MappingProxyType(
-    {code: chr(code - 0x60) for code in range(0x30A1, 0x30F7)} | {0x30FC: None}
+HIRAGANA: Mapping[str, str] = MappingProxyType(
+    {chr(code): chr(code - 0x60) for code in range(0x30A1, 0x30F7)}
 )

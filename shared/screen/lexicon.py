@@ -10,12 +10,13 @@ term.
 
 Time is linear. A walk from a token goes no further than the longest term has letters (runs of one letter count
 once and are entered at their beginning only), which bounds the look-ups by a constant for each token; plain
-text needs about two. What costs more than a look-up is counted, and a text that asks for more of it than
-`MAX_EFFORT` is refused: prompts of 10,000 characters stay below half of that.
+text needs about two. What costs more than a look-up is counted, and a text that asks for more of it than any
+prompt does is refused (`MAX_WORDS`, `MAX_CANDIDATES`).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +26,12 @@ from operator import ne
 from typing import NamedTuple
 
 from shared.screen import characters
-from shared.screen.normalise import UnreadableError, fold
+from shared.screen.normalise import UnreadableError, fold, map_characters
 
-MAX_EFFORT = 1_200
-"""Words of interest, numbers and candidate spellings in one text, weighted by what each costs (1, 2 and 2)."""
+MAX_WORDS = 1_500
+"""Words of interest (terms, members of classes) in one text; 10,000 characters of prompt hold up to 800."""
+MAX_CANDIDATES = 300
+"""Places in one text that could be read as a term spelled otherwise; prompts of that length have up to 90."""
 
 _LETTERS = "a-zñ\u00df-\u00ff\u0370-\u052f\u0620-\u064a\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f\u0900-\u0963\u0970-\u097f"
 _ASCII_TOKEN = re.compile("([a-z]+|[0-9]+)")
@@ -36,6 +39,7 @@ _TOKEN = re.compile(f"([{_LETTERS}]+|[0-9]+)")
 _SIGN_TOKEN = re.compile(f"([{_LETTERS}]+|[0-9]+|[{re.escape(characters.SIGNS)}])")
 _RUN = re.compile(r"(.)\1*", re.DOTALL)
 _SKELETON = dict(characters.SKELETON)
+_LOOKS = {chr(code): look or "" for code, look in characters.SKELETON.items()}
 # A shorter class word ("a", "y") is looked up as written only: too many texts hold the letter.
 _SHORTEST_RESPELLED_CLASS = 2
 # Letters of one run that stand apart ("t e e e n"); a longer run belongs to no word.
@@ -61,6 +65,12 @@ class Entry:
     labels: tuple[str, ...]
     breaks: frozenset[int]
     """Offsets in `compact` at which a new word of the phrase begins."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of the phrase."""
+        bounds = (0, *sorted(self.breaks), len(self.compact))
+        return tuple(self.compact[start:end] for start, end in itertools.pairwise(bounds))
 
 
 class Span(NamedTuple):
@@ -100,10 +110,8 @@ class Tokens:
 
     @classmethod
     def of(cls, folded: str, *, signs_are_letters: bool = False) -> Tokens:
-        if signs_are_letters:
-            pattern = _SIGN_TOKEN
-        else:
-            pattern = _ASCII_TOKEN if folded.isascii() else _TOKEN
+        plain = _ASCII_TOKEN if folded.isascii() else _TOKEN
+        pattern = _SIGN_TOKEN if signs_are_letters else plain
         pieces = pattern.split(folded)
         words = pieces[1::2]
         skeletons = skeleton("\n".join(words)).split("\n") if words else []
@@ -158,20 +166,20 @@ class Lexicon:
     def find(self, tokens: Tokens) -> Findings:
         """Every entry that some run of tokens can be read as.
 
-        Raises `UnreadableError` for a text that exceeds `MAX_EFFORT`.
+        Raises `UnreadableError` for a text that exceeds `MAX_WORDS` or `MAX_CANDIDATES`.
         """
         findings = Findings()
         written, respelled = self.words.get, self.table.get
         words, skeletons = tokens.words, tokens.skeletons
         count = len(words)
-        effort = 0
+        interesting = candidates = 0
         for start, begun in enumerate(skeletons):
             plain = written(words[start])
             if plain is not None:
-                effort += 1
+                interesting += 1
                 for entry in plain:
                     findings.add(start, start + 1, entry)
-            if effort > MAX_EFFORT:
+            if candidates > MAX_CANDIDATES or interesting > MAX_WORDS:
                 raise UnreadableError("too-dense")
             entries = respelled(begun)
             if entries is None or (len(begun) == 1 and start and words[start] == words[start - 1]):
@@ -184,7 +192,7 @@ class Lexicon:
                     if length >= len(entry.compact) and not (
                         end == start + 1 and words[start] == entry.compact
                     ):
-                        effort += 2
+                        candidates += 1
                         if self._reads_as(entry, tokens, start, end):
                             findings.add(start, end, entry)
                 # A run of one letter is taken in one step, or a long one would be compared again and again.
@@ -236,12 +244,29 @@ class Lexicon:
         bounds = (True, *gaps, True)
         if any(part.isdigit() and bounds[index] and bounds[index + 1] for index, part in enumerate(parts)):
             return False
-        return not (all(gaps) and all(part in self.natural_parts or part.isdigit() for part in parts))
+        if not all(gaps):
+            return True
+        if len(parts) == len(entry.breaks) + 1 and entry.breaks:
+            # As many pieces as the phrase has words: each piece is its word or they are other words.
+            return all(map(self._respells, parts, entry.words))
+        return not all(
+            part in self.natural_parts or part in self.natural_words or part.isdigit() for part in parts
+        )
+
+    def _respells(self, word: str, meant: str) -> bool:
+        return word == meant or (
+            len(word) >= len(meant)
+            and word not in self.natural_words
+            and skeleton(word) == skeleton(meant)
+            and _looks_like(word, meant)
+        )
 
 
 def skeleton(text: str) -> str:
     """One letter for all that can be read as it, and runs of a letter reduced to one."""
-    return without_repeats(text.translate(_SKELETON))
+    if text.isascii():
+        return without_repeats(text.translate(_SKELETON))
+    return without_repeats(map_characters(text, {letter: _LOOKS.get(letter, letter) for letter in set(text)}))
 
 
 def without_repeats(text: str) -> str:

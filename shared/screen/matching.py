@@ -162,10 +162,11 @@ class Matcher:
         joined = joined_ideographs(folded)
         if joined is None:
             return None
+        present = set(joined)
         for text in self.allowed_anywhere:
-            joined = joined.replace(text, BLANK)
+            if present.issuperset(text):
+                joined = joined.replace(text, BLANK)
         for version in dict.fromkeys((joined, without_repeats(joined))):
-            present = set(version)
             for text, rule_id in self.anywhere:
                 # Most terms hold a character that the text lacks; only the others are searched for.
                 if present.issuperset(text) and text in version:

@@ -7,13 +7,14 @@ which a text reaches a handful), and the whole is linear in the text.
 Numbers get their classes from their value and from what follows them, so that "16 mm" and "9:16" are not ages:
 
 ``<minor>`` 0 to 17, ``<teenage>`` 6 to 17, ``<eighteen>``, ``<adult>`` 18 and more, ``<number>`` any,
-``<grade>`` 1 to 13, and with ``!`` (``<minor!>``, from 3 on) only where the number ends a phrase: at
+``<grade>`` 1 to 13, ``<minor-th>`` and ``<grade-th>`` their ordinals ("16th"), and with ``!`` (``<minor!>``, from 3 on) only where the number ends a phrase: at
 punctuation or at the end of the text.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ FOREIGN_NUMBER_PREFIX = "~"
 
 _ITEM = re.compile(r"<([^>]+)>(\?)?|(=[^\s<>?=]+)(\?)?")
 _CLOSERS = frozenset(",;)!?]}|\n")
+_ORDINAL_PREFIX = "^"
+_ORDINAL_ENDINGS = frozenset({"st", "nd", "rd", "th"})
 _DIGITS = frozenset("0123456789")
 _LETTERS_FOR_DIGITS = "liosb"
 _DIGIT_LOOKS = str.maketrans("liosb", "11058")
@@ -37,6 +40,7 @@ _MAX_NUMBERS = 300
 # "a woman, 2," counts something; from here on a bare number behind a person is an age.
 _SMALLEST_BARE_AGE = 3
 _ADULT = 18
+_LAST_GRADE = 13
 _NUMBER_PREFIXES = frozenset({NUMBER_PREFIX, FOREIGN_NUMBER_PREFIX})
 
 Edges = Mapping[int, Sequence[tuple[int, tuple[str, ...]]]]
@@ -87,16 +91,17 @@ def class_edges(tokens: Tokens, findings: Findings) -> dict[int, list[tuple[int,
     for span in findings.classes:
         edges.setdefault(span.start, []).append((span.end, span.labels))
         numbers.extend((span.start, span.end, label) for label in span.labels if label[0] in _NUMBER_PREFIXES)
-    found = [*_longest(numbers), *_digits(tokens)]
+    candidates = itertools.chain(((*number, True) for number in _longest(numbers)), _digits(tokens))
+    found = list(itertools.islice(candidates, _MAX_NUMBERS + 1))
     if len(found) > _MAX_NUMBERS:
         raise UnreadableError("too-many-numbers")
-    for start, end, number in found:
-        closed = _ends_a_phrase(tokens, end)
+    for start, end, number, whole in found:
+        closed = whole and _ends_a_phrase(tokens, end)
         edges.setdefault(start, []).append((end, _number_labels(number, closed=closed)))
     return edges
 
 
-def matches(tree: Node, edges: Edges) -> Iterator[tuple[int, int, str]]:
+def matches(tree: Node, edges: Edges) -> Iterator[tuple[int, int, str, bool]]:
     """(start, end, rule id) of every pattern found."""
     for start in edges:
         pending = [(start, tree)]
@@ -126,7 +131,7 @@ def _longest(numbers: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     return kept
 
 
-def _digits(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
+def _digits(tokens: Tokens) -> Iterator[tuple[int, int, str, bool]]:
     words, gaps = tokens.words, tokens.separators
     for index in [index for index, word in enumerate(words) if word[0] in _DIGITS]:
         word, gap = words[index], gaps[index + 1]
@@ -147,16 +152,21 @@ def _digits(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
             if len(word) == 1 and len(following) == 1 and "," not in gap and len(gap) < 4:
                 yield from _valued(index, index + 2, word + following)
             if gap == ".":
-                yield from _valued(index, index + 2, word)
+                yield from _valued(index, index + 2, word, whole=False)
                 continue
         if index and words[index - 1][0] in _DIGITS and gaps[index] in (".", ":", ","):
+            continue
+        if gap == "" and following in _ORDINAL_ENDINGS:
+            yield from _valued(index, index + 2, word, prefix=_ORDINAL_PREFIX)
             continue
         yield from _valued(index, index + 1, word)
 
 
-def _valued(start: int, end: int, digits: str) -> Iterator[tuple[int, int, str]]:
+def _valued(
+    start: int, end: int, digits: str, *, whole: bool = True, prefix: str = NUMBER_PREFIX
+) -> Iterator[tuple[int, int, str, bool]]:
     if len(digits) <= 3 and digits.isdecimal():
-        yield start, end, NUMBER_PREFIX + str(int(digits))
+        yield start, end, prefix + str(int(digits)), whole
 
 
 @functools.cache
@@ -165,6 +175,8 @@ def _number_labels(number: str, *, closed: bool) -> tuple[str, ...]:
     value = int(number[1:])
     if number[0] == FOREIGN_NUMBER_PREFIX:
         return ("foreign-number", "foreign-adult" if value >= _ADULT else "foreign-minor")
+    if number[0] == _ORDINAL_PREFIX:
+        return _ordinal_labels(value)
     labels = ["number"]
     if value >= _ADULT:
         labels.append("adult")
@@ -174,10 +186,17 @@ def _number_labels(number: str, *, closed: bool) -> tuple[str, ...]:
         labels.append("eighteen")
     if 6 <= value <= 17:
         labels.append("teenage")
-    if 1 <= value <= 13:
+    if 1 <= value <= _LAST_GRADE:
         labels.append("grade")
     if closed and value >= _SMALLEST_BARE_AGE:
         labels += [label + "!" for label in labels]
+    return tuple(labels)
+
+
+def _ordinal_labels(value: int) -> tuple[str, ...]:
+    labels = ["minor-th"] if value <= _ADULT else []
+    if 1 <= value <= _LAST_GRADE:
+        labels += ["grade-word", "grade-th"]
     return tuple(labels)
 
 

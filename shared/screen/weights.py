@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
-_LOWERING = re.compile(r"\[|:[ ]?-?[\d.]|[)\]}]\s?[-\d.]|\w-(?!\w)")
+_LOWERING = re.compile(r"\[|:[ ]?-?[\d.]|[)\]}]\s?[-\d.]|-(?<=\w-)(?!\w)")
 _BRACKET = re.compile(r"[\[\](){}]")
 _INNER_WEIGHT = re.compile(r":\s{0,3}([+-]?\d{0,3}\.?\d{1,6})\s{0,3}$")
 _OUTER_WEIGHT = re.compile(r"([+-]?\d{0,3}\.?\d{1,6})|(-+)(?!\w)")

@@ -39,7 +39,11 @@ def _offset(capital: int, small: int) -> Callable[[str], str]:
 
     def apply(text: str) -> str:
         return "".join(
-            chr(small + ord(c) - ord("a")) if "a" <= c <= "z" else chr(capital + ord(c) - ord("A")) if "A" <= c <= "Z" else c
+            chr(small + ord(c) - ord("a"))
+            if "a" <= c <= "z"
+            else chr(capital + ord(c) - ord("A"))
+            if "A" <= c <= "Z"
+            else c
             for c in text
         )
 
@@ -102,18 +106,22 @@ def _negative_squared(text: str) -> str:
 def _bracketed_tail(text: str) -> str:
     """te(en): the second half of each word in brackets."""
     return _WORD.sub(
-        lambda match: f"{match[0][: len(match[0]) // 2]}({match[0][len(match[0]) // 2 :]})"
-        if len(match[0]) >= 4
-        else match[0],
+        lambda match: (
+            f"{match[0][: len(match[0]) // 2]}({match[0][len(match[0]) // 2 :]})"
+            if len(match[0]) >= 4
+            else match[0]
+        ),
         text,
     )
 
 
 def _weighted_halves(text: str) -> str:
     return _WORD.sub(
-        lambda match: f"({match[0][: len(match[0]) // 2]}:1.1)({match[0][len(match[0]) // 2 :]}:1.2)"
-        if len(match[0]) >= 4
-        else match[0],
+        lambda match: (
+            f"({match[0][: len(match[0]) // 2]}:1.1)({match[0][len(match[0]) // 2 :]}:1.2)"
+            if len(match[0]) >= 4
+            else match[0]
+        ),
         text,
     )
 
