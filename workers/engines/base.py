@@ -14,6 +14,8 @@ from shared.plan import Adjustment, Plan, PromptWindow
 StepCallback = Callable[[int, int], None]
 """Called once after each denoising step as `(step, num_inference_steps)`, step counted from 1.
 
+After a batch was split for want of memory the count begins again for each part.
+
 It may raise: the exception leaves the engine as it is, at once, and nothing is decoded. It must not touch
 the device.
 """
