@@ -1,0 +1,437 @@
+"""The delivery protocol against a model: the real scripts on a real Valkey, with a clock that the test moves.
+
+Two workers, a sweeper and a sender take their steps in any order. A worker that is stopped simply takes none
+while the clock runs; one that died is replaced by a fresh one that knows nothing. The model is what DESIGN
+promises, told in Python; three mutants of the scripts show that the machine would notice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from support.queues import TEST_CLOCK
+
+from shared.errors import OwnershipLost
+from shared.queue import _BLAME, Keys, Lease, QueueSettings, RedisConnections, WorkQueue, member_of
+
+LEASE_S, GRACE_S, CLAIM_S = 90, 30, 60
+JOBS = ("a", "b")
+MAX_PUSHED = 6
+START_MS = 1_700_000_000_000
+
+Mutation = tuple[str, str, str]
+"""Script, text in it, and what stands there instead."""
+
+
+class Bench:
+    """Connections that all examples share, and how to make a worker of a mutated protocol on them."""
+
+    def __init__(self, url: str, mutation: Mutation | None = None) -> None:
+        self._connections = [RedisConnections(url, 1) for _ in range(3)]
+        self.client = self._connections[0].commands
+        self._mutation = mutation
+
+    def worker(self, place: int, new_id: Callable[[], str]) -> WorkQueue:
+        queue = WorkQueue(
+            self._connections[place],
+            "sdxl_queue",
+            QueueSettings(lease_s=LEASE_S, grace_s=GRACE_S, leftovers_every_s=1),
+            clock=TEST_CLOCK,
+            new_id=new_id,
+        )
+        if self._mutation is not None:
+            name, original, mutated = self._mutation
+            script = resources.files("shared").joinpath(f"lua/{name}.lua").read_text()
+            assert script.count(original) == 1, f"{name}.lua does not have the line that the mutant changes"
+            queue.scripts._registered[name] = self.client.register_script(
+                TEST_CLOCK + _BLAME + script.replace(original, mutated)
+            )
+        queue.register()
+        return queue
+
+    def close(self) -> None:
+        for connections in self._connections:
+            connections.blocking.close()
+            connections.commands.close()
+
+
+@dataclass
+class Taken:
+    """A lease that some worker once had, whatever became of it, and the callback it would commit."""
+
+    lease: Lease
+    job: str
+    queue: WorkQueue
+    body: bytes
+
+
+@dataclass
+class Model:
+    """What should be true. `blame` holds the counted deaths of each element that came back from a death."""
+
+    pushed: Counter[bytes] = field(default_factory=Counter)
+    ended: Counter[bytes] = field(default_factory=Counter)
+    done: dict[str, bytes] = field(default_factory=dict)
+    waiting: dict[str, bytes] = field(default_factory=dict)
+    blame: dict[bytes, int] = field(default_factory=dict)
+
+    def died(self, held: list[bytes]) -> None:
+        before = dict(self.blame)
+        for raw in held:
+            self.blame.setdefault(raw, 0)
+        if len(held) == 1 and held[0] in before:
+            self.blame[held[0]] += 1
+
+    def end(self, raw: bytes) -> None:
+        self.ended[raw] += 1
+        self.blame.pop(raw, None)
+
+
+class Protocol(RuleBasedStateMachine):
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self.bench = bench
+        self.client: Any = bench.client
+        self.client.flushdb()
+        self.keys = Keys("sdxl_queue")
+        self.now_ms = START_MS
+        self.client.set("test:now", self.now_ms)
+        ids = count(1)
+        self.new_id = lambda: f"w{next(ids)}"
+        self.bodies = count(1)
+        self.workers = [bench.worker(place, self.new_id) for place in range(2)]
+        self.sweeper = bench.worker(2, self.new_id)
+        self.model = Model()
+        self.taken: list[Taken] = []
+        self.claims: list[tuple[bytes, bytes]] = []
+
+    # --- the producer and the clock
+
+    @precondition(lambda self: self.model.pushed.total() < MAX_PUSHED)
+    @rule(job=st.sampled_from(JOBS), variant=st.sampled_from([0, 0, 1]))
+    def push(self, job: str, variant: int) -> None:
+        raw = json.dumps({"id": job, "variant": variant}).encode()
+        self.client.lpush(self.keys.queue, raw)
+        self.model.pushed[raw] += 1
+
+    @rule(seconds=st.sampled_from([1, GRACE_S + 1, LEASE_S + 1, -120]))
+    def move_clock(self, seconds: int) -> None:
+        self.now_ms += seconds * 1000
+        self.client.set("test:now", self.now_ms)
+
+    # --- the workers
+
+    @rule(place=st.integers(0, 1))
+    def take(self, place: int) -> None:
+        queue = self.workers[place]
+        waiting = self.client.lrange(self.keys.queue, 0, -1)
+        lease = queue.take(0)
+        assert (lease.raw if lease else None) == (waiting[-1] if waiting else None)
+        if lease is not None:
+            job = json.loads(lease.raw)["id"]
+            body = json.dumps({"job_id": job, "by": queue.worker, "number": next(self.bodies)}).encode()
+            self.taken.append(Taken(lease, job, queue, body))
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        taken = self.pick(data)
+        if self.swept(taken.lease.worker):
+            with pytest.raises(OwnershipLost):
+                taken.queue.begin(taken.lease, taken.job)
+            return
+        begun = taken.queue.begin(taken.lease, taken.job)
+        blame = self.model.blame.get(taken.lease.raw)
+        assert (begun.marked, begun.deaths) == (blame is not None, blame or 0)
+        assert begun.done == (taken.job in self.model.done)
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data(), buried=st.booleans())
+    def commit(self, data: st.DataObject, buried: bool) -> None:
+        taken = self.pick(data)
+        self.finish(taken, taken.body, "abandoned" if buried else None)
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def acknowledge(self, data: st.DataObject) -> None:
+        self.finish(self.pick(data), b"", None)
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data(), blamed=st.booleans())
+    def give_back(self, data: st.DataObject, blamed: bool) -> None:
+        taken = self.pick(data)
+        held = self.held(taken.lease.worker)
+        ours = taken.lease.raw in held
+        assert taken.queue.give_back(taken.lease, blamed=blamed) == ours
+        if ours and blamed:
+            self.model.died(held if len(held) == 1 else [taken.lease.raw, b""])
+            self.model.blame.pop(b"", None)
+
+    @rule(place=st.integers(0, 1))
+    def beat(self, place: int) -> None:
+        """A worker that learns that it was swept goes on under a new id; what it held it may still touch."""
+        queue = self.workers[place]
+        with self.watched_sweeps():
+            swept = self.swept(queue.worker)
+            alive = queue.beat().alive
+        assert alive == (not swept), f"{queue.worker} was told {alive} and is swept: {swept}"
+        if not alive:
+            queue.register()
+
+    @rule(place=st.integers(0, 1))
+    def die(self, place: int) -> None:
+        self.workers[place] = self.bench.worker(place, self.new_id)
+
+    @rule(place=st.integers(0, 1))
+    def leave(self, place: int) -> None:
+        self.workers[place].leave()
+        self.workers[place] = self.bench.worker(place, self.new_id)
+
+    # --- the sweeper
+
+    @rule(look_at_old_lists=st.booleans())
+    def sweep(self, look_at_old_lists: bool) -> None:
+        if look_at_old_lists:
+            self.client.delete(self.keys.sweeper)
+        with self.watched_sweeps():
+            alive = self.sweeper.beat().alive
+        if not alive:
+            self.sweeper.register()
+
+    @rule(place=st.integers(0, 1), takes=st.booleans())
+    def stop_for_long(self, place: int, takes: bool) -> None:
+        """One worker stands still until it was swept; the others go on. Its take may be on the way."""
+        for seconds in (LEASE_S + 1, GRACE_S + 1):
+            self.move_clock(seconds)
+            self.sweep(False)
+            self.beat(1 - place)
+            self.sweep(False)
+        if takes:
+            self.take(place)
+
+    # --- the sender
+
+    @rule()
+    def claim(self) -> None:
+        claimed = self.sweeper.scripts.run(
+            "outbox_claim",
+            [self.keys.outbox, self.keys.outbox_bodies, self.keys.outbox_state],
+            [CLAIM_S * 1000],
+        )
+        if len(claimed) > 1:
+            member, body = claimed[:2]
+            assert self.model.waiting[member.decode()] == body
+            self.claims.append((member, body))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), verdict=st.sampled_from(["accepted", "retry"]))
+    def settle(self, data: st.DataObject, verdict: str) -> None:
+        member, body = self.claims.pop(data.draw(st.integers(0, len(self.claims) - 1)))
+        self.settled(member, body, verdict)
+
+    # --- what always holds
+
+    @invariant()
+    def every_element_is_somewhere_exactly_once(self) -> None:
+        found = Counter(self.client.lrange(self.keys.queue, 0, -1))
+        for key in self.client.keys("*:processing:*"):
+            found += Counter(self.client.lrange(key, 0, -1))
+        assert found == self.model.pushed - self.model.ended
+
+    @invariant()
+    def the_first_commit_of_a_job_stands(self) -> None:
+        stored = {job: self.client.get(self.keys.done(job)) for job in JOBS}
+        assert {job: body for job, body in stored.items() if body} == self.model.done
+
+    @invariant()
+    def a_committed_callback_waits_until_it_was_accepted(self) -> None:
+        bodies = self.client.hgetall(self.keys.outbox_bodies)
+        assert {member.decode(): body for member, body in bodies.items()} == self.model.waiting
+        assert {member.decode() for member in self.client.zrange(self.keys.outbox, 0, -1)} == set(
+            self.model.waiting
+        )
+
+    @invariant()
+    def no_swept_worker_has_a_lease(self) -> None:
+        assert not set(self.client.zrange(self.keys.leases, 0, -1)) & set(
+            self.client.zrange(self.keys.tombstones, 0, -1)
+        )
+
+    @invariant()
+    def no_job_is_blamed_for_a_death_it_did_not_see(self) -> None:
+        records = self.client.hgetall(self.keys.deliveries)
+        deaths = {field: int(record.partition(b":")[2]) for field, record in records.items()}
+        assert deaths == {Lease(raw, "").sha.encode(): number for raw, number in self.model.blame.items()}
+
+    def teardown(self) -> None:
+        """Whatever happened, one worker that stays alive brings everything to its end."""
+        try:
+            self.bring_to_an_end()
+        finally:
+            for queue in [*self.workers, self.sweeper]:
+                queue._held.clear()
+
+    def bring_to_an_end(self) -> None:
+        for _ in range(3):
+            # The clock may have been ahead when a lease was given.
+            self.move_clock(1000)
+            self.sweep(True)
+        last = self.bench.worker(2, self.new_id)
+        while (lease := last.take(0)) is not None:
+            job = json.loads(lease.raw)["id"]
+            body = b"" if last.begin(lease, job).done else json.dumps({"job_id": job}).encode()
+            self.finish(Taken(lease, job, last, body), body, None)
+        assert self.client.keys("*:processing:*") == []
+        assert set(self.model.done) == {json.loads(raw)["id"] for raw in self.model.pushed}
+        self.claims.clear()
+        while self.model.waiting:
+            self.move_clock(1000)
+            self.claim()
+            assert self.claims, "a callback waits but is never due"
+            self.settled(*self.claims.pop(), "accepted")
+        assert self.client.zcard(self.keys.outbox) == 0
+
+    # --- inside
+
+    def pick(self, data: st.DataObject) -> Taken:
+        return self.taken[data.draw(st.integers(0, len(self.taken) - 1))]
+
+    def finish(self, taken: Taken, body: bytes, dead_reason: str | None) -> None:
+        model, raw = self.model, taken.lease.raw
+        held, swept = self.held(taken.lease.worker), self.swept(taken.lease.worker)
+        stored = model.done.get(taken.job)
+        try:
+            outcome: str = taken.queue.finish(taken.lease, taken.job, body, dead_reason)
+        except OwnershipLost:
+            outcome = "lost"
+        if swept or (stored is None and not body and dead_reason is None):
+            expected = "lost"
+        elif raw not in held:
+            # Only who asks for a second time, because the answer was lost, is told that it did happen.
+            expected = "committed" if body and body == stored else "lost"
+        else:
+            expected = "committed" if stored is None else "duplicate"
+            model.end(raw)
+            model.done.setdefault(taken.job, body)
+            model.waiting[taken.job] = model.done[taken.job]
+        assert outcome == expected
+
+    def settled(self, member: bytes, body: bytes, verdict: str) -> None:
+        keys = self.keys
+        current = self.model.waiting.get(member.decode()) == body
+        settled = self.sweeper.scripts.run(
+            "outbox_settle",
+            [keys.outbox, keys.outbox_bodies, keys.outbox_state, keys.outbox_dead],
+            [member, body, verdict, 1000, "", 10, 1000],
+        )
+        assert settled == int(current)
+        if current and verdict == "accepted":
+            del self.model.waiting[member.decode()]
+
+    def held(self, worker: str) -> list[bytes]:
+        return list(self.client.lrange(self.keys.processing(worker), 0, -1))
+
+    def swept(self, worker: str) -> bool:
+        return self.client.zscore(self.keys.tombstones, worker) is not None
+
+    def watched_sweeps(self) -> Any:
+        """Tells the model which workers were taken for dead meanwhile, and what they held."""
+        return _WatchedSweeps(self)
+
+
+class _WatchedSweeps:
+    def __init__(self, machine: Protocol) -> None:
+        self._machine = machine
+        self._held: dict[str, list[bytes]] = {}
+        self._before: set[bytes] = set()
+
+    def __enter__(self) -> None:
+        machine = self._machine
+        self._before = set(machine.client.zrange(machine.keys.tombstones, 0, -1))
+        for key in machine.client.keys("*:processing:*"):
+            self._held[key.decode().rpartition(":")[2]] = machine.client.lrange(key, 0, -1)
+
+    def __exit__(self, *_: object) -> None:
+        machine = self._machine
+        after = set(machine.client.zrange(machine.keys.tombstones, 0, -1))
+        for worker in after - self._before:
+            machine.model.died(self._held.get(worker.decode(), []))
+
+
+@pytest.fixture
+def bench(redis_url: str) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(mutation: Mutation | None = None) -> Bench:
+        made.append(Bench(redis_url, mutation))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def run(bench: Bench, *, examples: int, steps: int, phases: tuple[Phase, ...]) -> None:
+    run_state_machine_as_test(
+        lambda: Protocol(bench),  # type: ignore[arg-type]  # any factory will do
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=phases,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_the_protocol_keeps_its_promises_in_any_order_of_its_steps(bench: Callable[..., Bench]) -> None:
+    run(bench(), examples=40, steps=30, phases=(Phase.generate, Phase.shrink))
+
+
+MUTANTS: dict[str, Mutation] = {
+    "a renewal that ignores the tombstone": (
+        "beat",
+        "if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return {0, {}, {}, -1, 0} end",
+        "",
+    ),
+    "a commit that ignores whether it removed the element": (
+        "finish",
+        "if removed == 0 then",
+        "if false then",
+    ),
+    "a sweep that forgets the list of a worker that woke up": (
+        "beat",
+        "leftovers = redis.call('ZRANGE', KEYS[3], 0, -1)",
+        "leftovers = {}",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_model_finds(bench: Callable[..., Bench], mutant: str) -> None:
+    with pytest.raises(AssertionError):
+        run(bench(MUTANTS[mutant]), examples=300, steps=30, phases=(Phase.generate,))
+
+
+def test_an_id_of_the_model_is_its_own_member() -> None:
+    """The model compares members of the outbox with ids."""
+    assert [member_of(job) for job in JOBS] == list(JOBS)
