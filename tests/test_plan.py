@@ -14,12 +14,11 @@ from shared.presets import PRESETS
 from workers.engines.fake import WordWindow
 
 WINDOW = WordWindow()
+DEFAULTS = PlanDefaults()
 TERMS = st.lists(st.text("abc d", min_size=1, max_size=12), max_size=60).map(", ".join)
 
 
-def plan(
-    document: dict[str, Any], window: WordWindow = WINDOW, defaults: PlanDefaults = PlanDefaults()
-) -> Plan:
+def plan(document: dict[str, Any], window: WordWindow = WINDOW, defaults: PlanDefaults = DEFAULTS) -> Plan:
     envelope = Envelope.decode(element(document))
     return make_plan(Job.parse(envelope, PRESETS[document["type"]].family), window, defaults)
 

@@ -21,10 +21,8 @@ from shared.errors import MalformedElement, ServiceError, SettingsError
 from shared.job import IDENTIFIER, MAX_IDENTIFIER_CHARACTERS, Envelope
 from shared.queue import SEVEN_DAYS_MS, Keys, RedisConnections, Scripts, member_of, translated_redis_errors
 from shared.settings import Settings, load_console_settings
+from workers.exits import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 
-EXIT_REFUSED: Final = 1
-EXIT_UNAVAILABLE: Final = 69
-EXIT_SETTINGS: Final = 78
 CANCEL_MS: Final = SEVEN_DAYS_MS
 """As long as a done marker: after it a job of the same id is another job."""
 

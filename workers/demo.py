@@ -29,10 +29,10 @@ from shared.plan import Plan, PromptWindow
 from shared.settings import Settings, load_settings
 from workers.build import build
 from workers.engines.base import Engine, EngineInfo, Sample, StepCallback
+from workers.exits import EXIT_SETTINGS
 from workers.kind import Kind
 from workers.local_receiver import LocalReceiver, Received
 from workers.local_valkey import local_valkey
-from workers.main import EXIT_SETTINGS
 
 OUTPUT = Path("demo_output")
 DEFAULT_PROMPT = "a red circle on a white background"

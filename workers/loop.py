@@ -19,6 +19,7 @@ from shared.log import current_job
 from shared.queue import WorkQueue
 from shared.webhook import backoff_seconds
 from workers.callbacks import Callbacks
+from workers.exits import EXIT_NODE_FAULT
 from workers.held import Hands
 from workers.keeper import Keeper
 from workers.pipeline import Encoded, Generated, Pipeline, Prepared
@@ -26,7 +27,6 @@ from workers.progress import Progress
 
 log = logging.getLogger(__name__)
 
-EXIT_NODE_FAULT = 70
 MAX_NODE_FAULTS = 3
 LOOK_AGAIN_S = 0.5
 FLUSH_S = 30.0

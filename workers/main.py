@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from shared.errors import SettingsError
 from shared.log import configure_logging
 from shared.settings import Settings, help_text, load_settings
+from workers.exits import EXIT_NODE_FAULT, EXIT_SETTINGS
 from workers.kind import Kind
 from workers.restarts import Restarts
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from workers.health import Health
 
 log = logging.getLogger("worker")
-
-EXIT_SETTINGS = 78
-"""EX_CONFIG of sysexits.h."""
 
 
 def main(kind: Kind, argv: Sequence[str] | None = None) -> int:
@@ -85,7 +83,6 @@ def _serve(
     pause: Callable[[float], None],
 ) -> int:
     from workers.build import build
-    from workers.loop import EXIT_NODE_FAULT
 
     pauses: list[float] = []
 

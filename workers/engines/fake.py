@@ -58,7 +58,8 @@ class FakeEngine:
 
 
 def _frames(plan: Plan, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    described = f"{seed}|{plan.prompt}|{plan.negative_prompt}|{plan.guidance_scale}|{plan.num_inference_steps}"
+    decisive = (seed, plan.prompt, plan.negative_prompt, plan.guidance_scale, plan.num_inference_steps)
+    described = "|".join(map(str, decisive))
     colour = np.frombuffer(hashlib.sha256(described.encode()).digest()[:3], dtype=np.uint8)
     frames = np.empty((plan.num_frames, plan.height, plan.width, 3), dtype=np.uint8)
     for frame in range(plan.num_frames):
