@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from hypothesis import settings
 from pydantic import SecretStr
 from support.harness import SECRET, Installation
 
 from workers.local_receiver import LocalReceiver
 from workers.local_valkey import local_valkey
+
+# The same examples at every run, and no time limit that a busy machine could break.
+# HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(scope="session")
