@@ -115,7 +115,7 @@ FLIPPED: Table = MappingProxyType(
 # sign share a letter there (1 is i and l, 8 is b and g), see `SKELETON`.
 SIGNS = "@$!|+€£¢¥§¡×ƒ"
 _LEET = dict(zip("0123456789" + SIGNS, "oizeasbtbb" + "asiiteicysixf", strict=True))
-_MERGED = {"l": "i", "g": "b", "q": "b", "z": "s", "v": "u", "j": "i", "ñ": "n"}
+_MERGED = {"l": "i", "g": "b", "q": "b", "z": "s", "v": "u", "ñ": "n"}
 _MERGED_SIGNS = {"z": "s"}
 
 

@@ -11,7 +11,7 @@ term.
 Time is linear. A walk from a token goes no further than the longest term has letters (runs of one letter count
 once and are entered at their beginning only), which bounds the look-ups by a constant for each token; plain
 text needs about two. What costs more than a look-up is counted, and a text that asks for more of it than any
-prompt does is refused (`MAX_WORDS`, `MAX_CANDIDATES`).
+prompt does is refused (`MAX_TOKENS` and the limits below it).
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import compress
 from operator import ne
-from typing import NamedTuple
 
 from shared.screen import characters
 from shared.screen.normalise import UnreadableError, fold, map_characters
 
-MAX_WORDS = 1_500
+MAX_TOKENS = 4_000
+"""Tokens in one text; 10,000 characters of prompt hold up to 1,900."""
+MAX_WORDS = 1_300
 """Words of interest (terms, members of classes) in one text; 10,000 characters of prompt hold up to 800."""
+MAX_STEPS = 4_000
+"""Look-ups from one token on to the next; prompts of that length ask for up to 1,250."""
 MAX_CANDIDATES = 300
 """Places in one text that could be read as a term spelled otherwise; prompts of that length have up to 90."""
 
@@ -42,6 +45,9 @@ _SKELETON = dict(characters.SKELETON)
 _LOOKS = {chr(code): look or "" for code, look in characters.SKELETON.items()}
 # A shorter class word ("a", "y") is looked up as written only: too many texts hold the letter.
 _SHORTEST_RESPELLED_CLASS = 2
+# A number glued to one of these counts people ("2girls"): it is neither a letter nor an age.
+COUNTED = frozenset({"girl", "girls", "boy", "boys", "women", "men", "people"})
+_STROKES = frozenset({("i", "l"), ("l", "i")})
 # Letters of one run that stand apart ("t e e e n"); a longer run belongs to no word.
 _LONGEST_RUN = 8
 
@@ -73,12 +79,8 @@ class Entry:
         return tuple(self.compact[start:end] for start, end in itertools.pairwise(bounds))
 
 
-class Span(NamedTuple):
-    """Tokens `start` up to, not including, `end`, and what they are found to be."""
-
-    start: int
-    end: int
-    labels: tuple[str, ...]
+Span = tuple[int, int, tuple[str, ...]]
+"""Tokens from the first number up to, not including, the second, and the labels of what they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +91,11 @@ class Findings:
     allowed: list[Span] = field(default_factory=list)
     classes: list[Span] = field(default_factory=list)
 
-    def add(self, start: int, end: int, entry: Entry) -> None:
-        listed = (
-            self.classes
-            if entry.kind is Kind.CLASS
-            else self.allowed
-            if entry.kind is Kind.ALLOW
-            else self.refused
-        )
-        listed.append(Span(start, end, entry.labels))
+    def of(self, kind: Kind) -> list[Span]:
+        """The list that entries of this kind belong to."""
+        if kind is Kind.CLASS:
+            return self.classes
+        return self.allowed if kind is Kind.ALLOW else self.refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,20 +164,22 @@ class Lexicon:
     def find(self, tokens: Tokens) -> Findings:
         """Every entry that some run of tokens can be read as.
 
-        Raises `UnreadableError` for a text that exceeds `MAX_WORDS` or `MAX_CANDIDATES`.
+        Raises `UnreadableError` for a text that exceeds one of the limits above.
         """
         findings = Findings()
         written, respelled = self.words.get, self.table.get
         words, skeletons = tokens.words, tokens.skeletons
         count = len(words)
-        interesting = candidates = 0
+        if count > MAX_TOKENS:
+            raise UnreadableError("too-dense")
+        interesting = candidates = steps = 0
         for start, begun in enumerate(skeletons):
             plain = written(words[start])
             if plain is not None:
                 interesting += 1
                 for entry in plain:
-                    findings.add(start, start + 1, entry)
-            if candidates > MAX_CANDIDATES or interesting > MAX_WORDS:
+                    findings.of(entry.kind).append((start, start + 1, entry.labels))
+            if candidates > MAX_CANDIDATES or interesting > MAX_WORDS or steps > MAX_STEPS:
                 raise UnreadableError("too-dense")
             entries = respelled(begun)
             if entries is None or (len(begun) == 1 and start and words[start] == words[start - 1]):
@@ -194,12 +194,13 @@ class Lexicon:
                     ):
                         candidates += 1
                         if self._reads_as(entry, tokens, start, end):
-                            findings.add(start, end, entry)
+                            findings.of(entry.kind).append((start, end, entry.labels))
                 # A run of one letter is taken in one step, or a long one would be compared again and again.
                 reached = end
                 while end < count and skeletons[end] == grown[-1] and end - reached < _LONGEST_RUN:
                     length += len(words[end])
                     end += 1
+                steps += 1 + end - reached
                 if end == reached + _LONGEST_RUN:
                     break
                 if end == reached:
@@ -242,7 +243,13 @@ class Lexicon:
         if entry.kind is Kind.COMPOUND and any(gaps):
             return False
         bounds = (True, *gaps, True)
-        if any(part.isdigit() and bounds[index] and bounds[index + 1] for index, part in enumerate(parts)):
+        if any(
+            part.isdigit()
+            and bounds[index]
+            and (bounds[index + 1] or parts[index + 1] in COUNTED)
+            and part not in entry.words
+            for index, part in enumerate(parts)
+        ):
             return False
         if not all(gaps):
             return True
@@ -250,7 +257,11 @@ class Lexicon:
             # As many pieces as the phrase has words: each piece is its word or they are other words.
             return all(map(self._respells, parts, entry.words))
         return not all(
-            part in self.natural_parts or part in self.natural_words or part.isdigit() for part in parts
+            part in self.natural_parts
+            or part in self.natural_words
+            or part.isdigit()
+            or _script(part[0]) != _script(entry.compact[0])
+            for part in parts
         )
 
     def _respells(self, word: str, meant: str) -> bool:
@@ -313,6 +324,8 @@ def _looks_like(word: str, compact: str) -> bool:
             return False
         if "ñ" in meant and "ñ" not in written:
             return False
+        if written.isalpha() and not _same_strokes(written, meant):
+            return False
         for character in written:
             if character in meant:
                 letters += character.isalpha()
@@ -321,6 +334,13 @@ def _looks_like(word: str, compact: str) -> bool:
                     return False
                 letters += 1
     return letters > 0
+
+
+def _same_strokes(written: str, meant: str) -> bool:
+    """Whether i and l change places in one direction only: a capital I for every l, but not "lily" for "illy"."""
+    if len(written) != len(meant):
+        return True
+    return len({pair for pair in zip(written, meant, strict=True) if pair in _STROKES}) < len(_STROKES)
 
 
 def _reads_for(character: str, meant: str) -> bool:

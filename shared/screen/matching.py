@@ -43,7 +43,7 @@ class Reading:
 
     def places(self, label: str) -> list[tuple[int, int]]:
         """Offsets (start, end) of the class `label`, ascending."""
-        wanted = [span for span in self.findings.classes if label in span.labels]
+        wanted = [(start, end) for start, end, labels in self.findings.classes if label in labels]
         if not wanted:
             return []
         offsets, position = [], 0
@@ -51,7 +51,7 @@ class Reading:
             position += len(separator)
             offsets.append((position, position + len(word)))
             position += len(word)
-        return sorted((offsets[span.start][0], offsets[span.end - 1][1]) for span in wanted)
+        return sorted((offsets[start][0], offsets[end - 1][1]) for start, end in wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Matcher:
     anywhere: tuple[tuple[str, str], ...]
     allowed_anywhere: tuple[str, ...]
     expressions: tuple[tuple[re.Pattern[str], str], ...]
-    joined_expressions: tuple[tuple[re.Pattern[str], str], ...]
+    joined_expressions: tuple[tuple[frozenset[str], re.Pattern[str], str], ...]
     masked: Mapping[int, tuple[str, ...]]
     guards_adulthood: bool
 
@@ -93,7 +93,9 @@ class Matcher:
             else (),
             expressions=tuple((re.compile(text), rule.id) for rule in rules for text in rule.expressions),
             joined_expressions=tuple(
-                (re.compile(text), rule.id) for rule in rules for text in rule.joined_expressions
+                (frozenset(needed), re.compile(text), rule.id)
+                for rule in rules
+                for needed, text in rule.joined_expressions
             ),
             masked=_by_length(ruleset.masked) if allow else {},
             guards_adulthood=guards_adulthood,
@@ -135,7 +137,7 @@ class Matcher:
         return Reading(tokens, findings, patterns.class_edges(tokens, findings) if self.tree.children else {})
 
     def _refusal(self, reading: Reading) -> str | None:
-        refusals = [(span.start, span.end, span.labels[0]) for span in reading.findings.refused]
+        refusals = [(start, end, labels[0]) for start, end, labels in reading.findings.refused]
         refusals.extend(patterns.matches(self.tree, reading.edges))
         if not refusals:
             return None
@@ -171,7 +173,10 @@ class Matcher:
                 # Most terms hold a character that the text lacks; only the others are searched for.
                 if present.issuperset(text) and text in version:
                     return rule_id
-        return next((rule_id for found, rule_id in self.joined_expressions if found.search(joined)), None)
+        for needed, expression, rule_id in self.joined_expressions:
+            if not needed.isdisjoint(present) and expression.search(joined):
+                return rule_id
+        return None
 
 
 def _terms(
@@ -202,20 +207,21 @@ def _terms(
 def _stands_alone(span: Span, reading: Reading) -> bool:
     """Whether an allowed compound is just that: glued to nothing and not describing a person."""
     tokens = reading.tokens
-    before, after = tokens.separators[span.start], tokens.separators[span.end]
-    if span.start > 0 and before in ("", "-", "_"):
+    start, end, _ = span
+    before, after = tokens.separators[start], tokens.separators[end]
+    if start > 0 and before in ("", "-", "_"):
         return False
-    if span.end < len(tokens.words) and after in ("", "-", "_"):
+    if end < len(tokens.words) and after in ("", "-", "_"):
         return False
-    return after.strip() != "" or all(PERSON not in labels for _, labels in reading.edges.get(span.end, ()))
+    return after.strip() != "" or all(PERSON not in labels for _, labels in reading.edges.get(end, ()))
 
 
 def _cover(allowed: Iterable[Span]) -> dict[int, int]:
     """For each token inside an allowed span, where that span ends."""
     covered: dict[int, int] = {}
-    for span in allowed:
-        for index in range(span.start, span.end):
-            covered[index] = max(covered.get(index, -1), span.end)
+    for start, end, _ in allowed:
+        for index in range(start, end):
+            covered[index] = max(covered.get(index, -1), end)
     return covered
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from shared.screen import characters
 
 # A 10,000 character Chinese novel text has about 1,000; one with more is made to cost time.
-MAX_DISTINCT_CHARACTERS = 1_500
+MAX_DISTINCT_CHARACTERS = 1_200
 # Deeper nesting of escapes than this is refused by the caller, see `decode_escapes`.
 MAX_ESCAPE_ROUNDS = 3
 
@@ -38,6 +38,7 @@ _ENYE = re.compile("([nN])\u0303")
 _WEIGHT = re.compile(r":[ ]?[+-]?(?:\d?\.\d{1,6}|[0-4])(?=[ ]?[)\]}>])|(?<=[)\]}])[+-]?\d?\.\d{1,6}")
 _SEPARATOR_RUN = re.compile(r"[\W_]{4,}")
 _NOT_A_LETTER = re.compile(r"[\W_]+")
+_KATAKANA = re.compile("[\u30a1-\u30f6]")
 _CJK_CHARACTER = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\U00020000-\U0003134f]")
 
 
@@ -65,14 +66,16 @@ def fold(text: str) -> str:
         raise UnreadableError("unread-script")
     if "\u0303" in alphabet:
         text = _ENYE.sub("ñ", text)
+        alphabet += "ñ"
     if _COMPOSABLE.search(alphabet):
         # Safe from the quadratic reordering of marks: the only marks that survive here share one class.
         text = unicodedata.normalize("NFKC", text.translate(_MARKS))
+        alphabet = "".join(set(text))
     shown = {
         character: _fold_ideograph(character)
         if "\u3400" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7a3"
         else _fold_character(character)
-        for character in set(text)
+        for character in alphabet
     }
     folded = map_characters(text, shown)
     shown_alphabet = "".join(shown.values())
@@ -144,6 +147,8 @@ def joined_ideographs(folded: str) -> str | None:
     if folded.isascii() or not _CJK_CHARACTER.search(folded):
         return None
     joined = _NOT_A_LETTER.sub("", folded)
+    if not _KATAKANA.search(joined):
+        return joined
     return map_characters(joined, {kana: characters.HIRAGANA.get(kana, kana) for kana in set(joined)})
 
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shared.screen.lexicon import Findings, Tokens
+from shared.screen.lexicon import COUNTED, Findings, Tokens
 from shared.screen.normalise import UnreadableError
 
 NUMBER_PREFIX = "#"
@@ -41,6 +41,9 @@ _MAX_NUMBERS = 300
 _SMALLEST_BARE_AGE = 3
 _ADULT = 18
 _LAST_GRADE = 13
+# "golden age, 3 ships": behind a comma no longer the number that "age" announces.
+_AGE = "age"
+_CLAUSE_ENDS = frozenset(",;.\n")
 _NUMBER_PREFIXES = frozenset({NUMBER_PREFIX, FOREIGN_NUMBER_PREFIX})
 
 Edges = Mapping[int, Sequence[tuple[int, tuple[str, ...]]]]
@@ -88,9 +91,13 @@ def class_edges(tokens: Tokens, findings: Findings) -> dict[int, list[tuple[int,
     """
     edges: dict[int, list[tuple[int, tuple[str, ...]]]] = {}
     numbers: list[tuple[int, int, str]] = []
-    for span in findings.classes:
-        edges.setdefault(span.start, []).append((span.end, span.labels))
-        numbers.extend((span.start, span.end, label) for label in span.labels if label[0] in _NUMBER_PREFIXES)
+    for start, end, labels in findings.classes:
+        if _AGE in labels and any(mark in tokens.separators[end] for mark in _CLAUSE_ENDS):
+            continue
+        edges.setdefault(start, []).append((end, labels))
+        for label in labels:
+            if label[0] in _NUMBER_PREFIXES:
+                numbers.append((start, end, label))
     candidates = itertools.chain(((*number, True) for number in _longest(numbers)), _digits(tokens))
     found = list(itertools.islice(candidates, _MAX_NUMBERS + 1))
     if len(found) > _MAX_NUMBERS:
@@ -101,7 +108,7 @@ def class_edges(tokens: Tokens, findings: Findings) -> dict[int, list[tuple[int,
     return edges
 
 
-def matches(tree: Node, edges: Edges) -> Iterator[tuple[int, int, str, bool]]:
+def matches(tree: Node, edges: Edges) -> Iterator[tuple[int, int, str]]:
     """(start, end, rule id) of every pattern found."""
     for start in edges:
         pending = [(start, tree)]
@@ -155,6 +162,8 @@ def _digits(tokens: Tokens) -> Iterator[tuple[int, int, str, bool]]:
                 yield from _valued(index, index + 2, word, whole=False)
                 continue
         if index and words[index - 1][0] in _DIGITS and gaps[index] in (".", ":", ","):
+            continue
+        if gap == "" and following in COUNTED:
             continue
         if gap == "" and following in _ORDINAL_ENDINGS:
             yield from _valued(index, index + 2, word, prefix=_ORDINAL_PREFIX)

@@ -6,8 +6,9 @@ something else. An operator's file has `[[rule]]` tables only: it adds refusals 
 A term is one or more words, matched as whole words; braces list alternatives (``kid{,s}`` is "kid" and
 "kids"). A pattern is a sequence of word classes ``<class>`` and words ``=word``, each made optional by a ``?`` behind
 it. `anywhere` terms are found at any place, for scripts that write words without spaces. `expressions` are
-regular expressions over folded text, `joined_expressions` over text without separators; both must be free
-of nested quantifiers, which a test checks.
+regular expressions over folded text; `joined_expressions` are pairs of characters, one of which the text must
+hold, and an expression over text without separators. Both must be free of nested quantifiers, which a test
+checks.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+Table = Mapping[str, object]
 
 _FOLDER = Path(__file__).parent
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -28,6 +31,8 @@ _RULE_KEYS = frozenset(
     }
 )  # fmt: skip
 _OPERATOR_KEYS = frozenset({"id", "reason", "terms", "anywhere", "refuse", "pass"})
+# An empty term would be found in every text.
+_NEVER_EMPTY = frozenset({"terms", "patterns", "anywhere", "expressions", "phrases"})
 _RULE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -45,7 +50,7 @@ class Rule:
     patterns: tuple[str, ...] = ()
     anywhere: tuple[str, ...] = ()
     expressions: tuple[str, ...] = ()
-    joined_expressions: tuple[str, ...] = ()
+    joined_expressions: tuple[tuple[str, str], ...] = ()
     examples_refused: tuple[str, ...] = ()
     examples_passed: tuple[str, ...] = ()
     negative: bool = False
@@ -82,23 +87,22 @@ def standard_ruleset() -> Ruleset:
     """The reviewed rules shipped with this package."""
     data = _load(_FOLDER / "rules.toml")
     allow = _load(_FOLDER / "allow.toml")
-    words = data["words"]
-    compounds = data["compounds"]
+    words, compounds = _table(data, "words"), _table(data, "compounds")
     return Ruleset(
-        rules=tuple(_rule(entry, _RULE_KEYS, "rules.toml") for entry in data["rule"]),
+        rules=tuple(_rule(entry, _RULE_KEYS, "rules.toml") for entry in _tables(data, "rule")),
         allowances=tuple(
-            Allowance(entry["reason"], _expanded(entry.get("phrases", ())), tuple(entry.get("anywhere", ())))
-            for entry in allow["allow"]
+            Allowance(str(entry["reason"]), _expanded(_texts(entry, "phrases")), _texts(entry, "anywhere"))
+            for entry in _tables(allow, "allow")
         ),
-        classes={name: _expanded(listed) for name, listed in data["classes"].items()},
-        numbers={int(value): _expanded(listed) for value, listed in data["numbers"].items()},
-        foreign_numbers={int(value): _expanded(listed) for value, listed in data["foreign_numbers"].items()},
-        compound_left=_expanded(compounds["left"]),
-        compound_core=_expanded(compounds["core"]),
-        compound_right=_expanded(compounds["right"]),
-        masked=_expanded(words["masked"]),
-        natural_words=frozenset(words["natural"]),
-        natural_parts=frozenset(words["parts"]),
+        classes=_expanded_table(_table(data, "classes")),
+        numbers=_numbered(_table(data, "numbers")),
+        foreign_numbers=_numbered(_table(data, "foreign_numbers")),
+        compound_left=_expanded(_texts(compounds, "left")),
+        compound_core=_expanded(_texts(compounds, "core")),
+        compound_right=_expanded(_texts(compounds, "right")),
+        masked=_expanded(_texts(words, "masked")),
+        natural_words=frozenset(_texts(words, "natural")),
+        natural_parts=frozenset(_texts(words, "parts")),
     )
 
 
@@ -139,8 +143,16 @@ def expand_braces(text: str) -> Iterator[str]:
         yield form
 
 
-def _expanded(listed: Sequence[str]) -> tuple[str, ...]:
+def _expanded(listed: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(form for text in listed for form in expand_braces(text)))
+
+
+def _expanded_table(table: Table) -> dict[str, tuple[str, ...]]:
+    return {name: _expanded(_texts(table, name)) for name in table}
+
+
+def _numbered(table: Table) -> dict[int, tuple[str, ...]]:
+    return {int(value): listed for value, listed in _expanded_table(table).items()}
 
 
 def _rule(entry: object, keys: frozenset[str], source: str, prefix: str = "") -> Rule:
@@ -154,32 +166,59 @@ def _rule(entry: object, keys: frozenset[str], source: str, prefix: str = "") ->
         raise RulesError(f"{source}: rule {name} has unknown keys: {', '.join(unknown)}")
     if not isinstance(entry.get("reason"), str):
         raise RulesError(f"{source}: rule {name} needs a reason")
-    for key in keys - {"id", "reason", "field"}:
-        value = entry.get(key, [])
-        if not isinstance(value, list) or not all(
-            isinstance(text, str) and (text or "fix" in key) for text in value
-        ):
-            raise RulesError(f"{source}: {key} of rule {name} must be a list of texts")
-    return Rule(
-        id=prefix + name,
-        reason=entry["reason"],
-        terms=tuple(
-            start + term + end
-            for term in _expanded(entry.get("terms", ()))
-            for start in entry.get("prefixes", ("",))
-            for end in entry.get("suffixes", ("",))
-        ),
-        patterns=_expanded(entry.get("patterns", ())),
-        anywhere=_expanded(entry.get("anywhere", ())),
-        expressions=tuple(entry.get("expressions", ())),
-        joined_expressions=tuple(entry.get("joined_expressions", ())),
-        examples_refused=tuple(entry.get("refuse", ())),
-        examples_passed=tuple(entry.get("pass", ())),
-        negative=entry.get("field", "positive") == "negative",
-    )
+    try:
+        return Rule(
+            id=prefix + name,
+            reason=entry["reason"],
+            terms=tuple(
+                start + term + end
+                for term in _expanded(_texts(entry, "terms"))
+                for start in _texts(entry, "prefixes", ("",))
+                for end in _texts(entry, "suffixes", ("",))
+            ),
+            patterns=_expanded(_texts(entry, "patterns")),
+            anywhere=_expanded(_texts(entry, "anywhere")),
+            expressions=_texts(entry, "expressions"),
+            joined_expressions=_pairs(entry, "joined_expressions"),
+            examples_refused=_texts(entry, "refuse"),
+            examples_passed=_texts(entry, "pass"),
+            negative=entry.get("field", "positive") == "negative",
+        )
+    except RulesError as error:
+        raise RulesError(f"{source}: rule {name}: {error}") from error
 
 
-def _load(path: Path) -> dict[str, list[dict[str, list[str]]]]:  # refined below by the typed readers
+def _texts(table: Table, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+    listed = table.get(key, default)
+    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
+        raise RulesError(f"{key} must be a list of texts")
+    if key in _NEVER_EMPTY and not all(text.strip() for text in listed):
+        raise RulesError(f"{key} holds an empty text, which would match everything")
+    return tuple(listed)
+
+
+def _pairs(table: Table, key: str) -> tuple[tuple[str, str], ...]:
+    listed = table.get(key, [])
+    if not isinstance(listed, list):
+        raise RulesError(f"{key} must be a list of pairs")
+    return tuple((needed, expression) for needed, expression in listed)
+
+
+def _table(data: Table, key: str) -> Table:
+    table = data[key]
+    if not isinstance(table, dict):
+        raise RulesError(f"{key} must be a table")
+    return table
+
+
+def _tables(data: Table, key: str) -> list[Table]:
+    tables = data[key]
+    if not isinstance(tables, list):
+        raise RulesError(f"{key} must be a list of tables")
+    return tables
+
+
+def _load(path: Path) -> Table:
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

@@ -25,11 +25,12 @@ from shared.screen.normalise import (
 )
 from shared.screen.rules import RulesError, operator_rules, standard_ruleset
 
-MAX_CHARACTERS = 40_000
-"""All fields together. A prompt has at most 10,000 characters, an enhanced one a few thousand."""
+MAX_CHARACTERS = 12_000
+"""Of each field. A prompt has at most 10,000 characters, and the limits of `lexicon` are made for that length."""
 
 # How much of each field is looked at where two meet; several times the longest term.
 _SEAM = 120
+_FEWEST_TO_JOIN = 2
 
 ERROR_RULE = "screen-error"
 LENGTH_RULE = "too-long"
@@ -87,27 +88,24 @@ class Screen:
             rule_id = self._first_refusal(given)
         except UnreadableError as unreadable:
             rule_id = unreadable.rule_id
-        except Exception:  # a fault in this check must refuse the job, never let it through
+        except Exception:  # noqa: BLE001 - a fault in this check must refuse the job, never let it through
             rule_id = ERROR_RULE
         return Verdict(rule_id is None, rule_id)
 
     def _first_refusal(self, given: ScreenInput) -> str | None:
-        drawn = [
-            text for text in (given.prompt, given.compel_weights, given.enhanced_prompt) if text is not None
-        ]
+        # The prompt itself is never left out: one that is no text at all raises here, and is refused.
+        further = (given.compel_weights, given.enhanced_prompt)
+        drawn = [given.prompt, *(text for text in further if text is not None)]
         negative = given.negative_prompt
-        if sum(map(len, drawn)) + len(negative or "") > MAX_CHARACTERS:
+        if any(len(text) > MAX_CHARACTERS for text in (*drawn, negative or "")):
             return LENGTH_RULE
         fields = [list(_readings(text)) for text in dict.fromkeys(drawn)]
-        rule_id = next(filter(None, (self._drawn_refusal(text) for texts in fields for text in texts)), None)
-        if rule_id:
-            return rule_id
-        rule_id = next(
-            filter(None, (self._drawn_refusal(seam) for seam in _seams([texts[0] for texts in fields]))), None
+        refusals = itertools.chain(
+            (self._drawn_refusal(text) for texts in fields for text in texts),
+            (self._drawn_refusal(seam) for seam in _seams(fields)),
+            (self._negative_refusal(text) for text in _readings(negative or "")),
         )
-        if rule_id or negative is None:
-            return rule_id
-        return next(filter(None, map(self._negative_refusal, _readings(negative))), None)
+        return next(filter(None, refusals), None)
 
     def _drawn_refusal(self, folded: str) -> str | None:
         rule_id = self._drawn.first_refusal(folded)
@@ -138,10 +136,14 @@ def _readings(text: str) -> Iterator[str]:
             yield fold(other)
 
 
-def _seams(folded: list[str]) -> Iterator[str]:
-    """Where two fields meet: a term may stand half in each."""
-    if len(folded) < 2:
+def _seams(fields: list[list[str]]) -> Iterator[str]:
+    """Where fields meet, in any order: a term may stand half in each."""
+    if len(fields) < _FEWEST_TO_JOIN:
         return
-    squeezed = [squeeze_separators(blank_weights(text)) for text in folded]
-    for first, second in itertools.permutations(squeezed, 2):
-        yield f"{first[-_SEAM:]} {second[:_SEAM]}"
+    # As written, and with escapes read where a field has any.
+    for texts in dict.fromkeys(tuple(texts[index] for texts in fields) for index in (0, -1)):
+        squeezed = [squeeze_separators(blank_weights(text)) for text in texts]
+        for first, second in itertools.permutations(squeezed, 2):
+            yield f"{first[-_SEAM:]}, {second[:_SEAM]}"
+        if sum(map(len, squeezed)) < _SEAM:
+            yield ", ".join(squeezed)

@@ -47,7 +47,7 @@ _UNITS: Mapping[str, str] = {
 def hostile_texts(length: int) -> dict[str, str]:
     """Texts of `length` characters, by name."""
     texts = {name: (unit * (length // len(unit) + 1))[:length] for name, unit in _UNITS.items()}
-    texts["many ideographs"] = "".join(chr(0x4E00 + i % 1400) for i in range(length))
-    texts["many syllables"] = "".join(chr(0xAC00 + i % 1400) for i in range(length))
+    texts["many ideographs"] = "".join(chr(0x4E00 + i % 1190) for i in range(length))
+    texts["many syllables"] = "".join(chr(0xAC00 + i % 1190) for i in range(length))
     texts["too many characters"] = "".join(chr(0x4E00 + i % 9000) for i in range(length))
     return texts
