@@ -1,0 +1,155 @@
+"""What the training scripts share: resumable checkpoints, a schedule, a running average of weights.
+
+Data and noise of step k are drawn from (seed, k) alone, so a run resumed from a checkpoint goes on
+with the steps an uninterrupted run would have taken.
+
+Where several processes train one model, each takes its part of a step's data on one thread and the
+gradients are averaged: one meeting a step instead of one an operation, which loses little time on busy cores.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+CHECKPOINT_EVERY_S = 120.0
+LOG_EVERY_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, `peak` until `hold` of the steps are done, then a cosine down to `peak * floor`.
+
+    What comes before the descent does not depend on `steps`: a run that holds can be made longer or shorter
+    from any checkpoint before it and stays the run that its number of steps describes.
+    """
+
+    steps: int
+    peak: float
+    warmup: int = 100
+    floor: float = 0.02
+    hold: float = 0.0
+
+    def rate(self, step: int) -> float:
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        held = max(self.warmup, int(self.hold * self.steps))
+        progress = max(0.0, (step - held) / max(1, self.steps - held))
+        return self.peak * (
+            self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        )
+
+
+class Average:
+    """Exponential moving average of a module's parameters, with a warm-up of the decay."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.weights = {name: value.detach().clone() for name, value in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module, step: int) -> None:
+        decay = min(self._decay, (1 + step) / (10 + step))
+        parameters = dict(module.named_parameters())
+        torch._foreach_lerp_(
+            list(self.weights.values()), [parameters[name] for name in self.weights], 1 - decay
+        )
+
+    @torch.no_grad()
+    def copy_to(self, module: torch.nn.Module) -> None:
+        for name, value in module.named_parameters():
+            value.copy_(self.weights[name])
+
+
+def _average_gradients(module: torch.nn.Module, processes: int) -> None:
+    given = [value for value in module.parameters() if value.grad is not None]
+    flat = torch.cat([value.grad.flatten() for value in given if value.grad is not None])
+    dist.all_reduce(flat)
+    flat /= processes
+    for value, part in zip(given, torch.split(flat, [value.numel() for value in given]), strict=True):
+        value.grad = part.view_as(value)
+
+
+def fit(
+    name: str,
+    module: torch.nn.Module,
+    schedule: Schedule,
+    loss_at: Callable[[int], tuple[torch.Tensor, dict[str, float]]],
+    folder: Path,
+    *,
+    seed: int,
+    average_decay: float,
+    weight_decay: float = 0.01,
+    max_norm: float = 1.0,
+) -> float:
+    """Train `module` for `schedule.steps` steps, resuming from `folder/<name>.pt` where it exists.
+
+    `loss_at(step)` returns the loss and figures to log. Afterwards the module holds the averaged weights.
+
+    Returns:
+        Seconds of training over all resumed parts.
+    """
+    checkpoint = folder / f"{name}.pt"
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=schedule.peak, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
+    average = Average(module, average_decay)
+    first, seconds = 0, 0.0
+    if checkpoint.exists():
+        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.weights = state["average"]
+        first, seconds = int(state["step"]), float(state["seconds"])
+        print(f"{name}: resumed at step {first} after {seconds:.0f} s", flush=True)
+
+    started = time.monotonic() - seconds
+    saved = time.monotonic()
+    sums: dict[str, float] = {}
+    for step in range(first, schedule.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
+        loss, figures = loss_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if processes > 1:
+            _average_gradients(module, processes)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+        optimizer.step()
+        if rank > 0:
+            continue
+        average.update(module, step)
+        for key, value in {"loss": float(loss.detach()), **figures}.items():
+            sums[key] = sums.get(key, 0.0) + value / LOG_EVERY_STEPS
+        if (step + 1) % LOG_EVERY_STEPS == 0:
+            told = "  ".join(f"{key} {value:.5f}" for key, value in sums.items())
+            print(
+                f"{name} {step + 1}/{schedule.steps}  {time.monotonic() - started:.0f} s  {told}", flush=True
+            )
+            sums = {}
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S or step + 1 == schedule.steps:
+            part = checkpoint.with_suffix(".part")
+            torch.save(
+                {
+                    "module": module.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "average": average.weights,
+                    "step": step + 1,
+                    "seconds": time.monotonic() - started,
+                },
+                part,
+            )
+            part.replace(checkpoint)
+            saved = time.monotonic()
+    if rank == 0:
+        average.copy_to(module)
+    return time.monotonic() - started
