@@ -88,7 +88,9 @@ class Worker:
 
     def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
-        self._queue.register()
+        if not self._registered():
+            self._finished.set()
+            return 0
         self.keeper.start()
         self._callbacks.start()
         threads = [
@@ -121,6 +123,20 @@ class Worker:
                 if held.job_id == running.job_id:
                     held.abort(JobReturned("the worker is stopping"))
         self._to_generate.put(None)
+
+    def _registered(self) -> bool:
+        """Take the first lease as soon as Redis answers; False where the worker is stopped before."""
+        failures = 0
+        while not self.stopping.is_set():
+            try:
+                self._queue.register()
+            except ServiceError as error:
+                log.error("%s; the worker begins as soon as it answers", error)
+                failures += 1
+                self.stopping.wait(backoff_seconds(failures, random.random))
+            else:
+                return True
+        return False
 
     # --- the stages' threads
 

@@ -34,6 +34,7 @@ class RedisProxy:
         self.lost = threading.Event()
         self.requests = 0
         self.refusing = False
+        self.refused = 0
         self._pairs: list[_Pair] = []
         self._forgotten: list[_Pair] = []
         self._lock = threading.Lock()
@@ -102,6 +103,7 @@ class RedisProxy:
                 return
             try:
                 if self.refusing:
+                    self.refused += 1
                     raise ConnectionRefusedError
                 server = socket.create_connection(self._upstream)
             except OSError:
