@@ -1,17 +1,17 @@
 """Finding terms in folded text, however they are spelled.
 
-The text is cut into tokens: runs of letters and runs of digits. A token that is a term as it stands is found in
-one hash table. Every term is also stored under its *skeleton*: one letter for all that can be read as it, runs
-of a letter reduced to one. From each token on, the skeletons are appended and looked up in a second hash table
-for as long as the result begins some term. So "t.e.e.n", "te(en)", "t33n", "teeeen" and a mixed-script spelling
-all meet the same entry, and a look-up costs the same whatever the number of terms. What is found there is a
-candidate: `_reads_as` then compares the letters as written, so that "ten" or "shot a photo" is not taken for a
-term.
+The text is cut into tokens: runs of letters and runs of digits. A token that is a term as it stands is found
+in one hash table. Every term is also stored under its *skeleton*: one letter for all that can be read as it,
+runs of a letter reduced to one. From each token on, the skeletons are appended and looked up in a second hash
+table for as long as the result begins some term. So "t.e.e.n", "te(en)", "t33n", "teeeen" and a mixed-script
+spelling all meet the same entry, and a look-up costs the same whatever the number of terms. What is found
+there is a candidate: `_reads_as` then compares the letters as written, so that "ten" or "shot a photo" is not
+taken for a term.
 
-Time is linear. A walk from a token goes no further than the longest term has letters (runs of one letter count
-once and are entered at their beginning only), which bounds the look-ups by a constant for each token; plain
-text needs about two. What costs more than a look-up is counted, and a text that asks for more of it than any
-prompt does is refused (`MAX_TOKENS` and the limits below it).
+Time is linear. A walk from a token goes no further than the longest term has letters (runs of one letter are
+skipped over), which bounds the look-ups by a constant for each token; plain text needs less than one. What
+costs more than a look-up is counted, and a text that asks for more of it than any prompt does is refused
+(`MAX_TOKENS` and the limits below it).
 """
 
 from __future__ import annotations
@@ -36,14 +36,20 @@ MAX_STEPS = 4_000
 MAX_CANDIDATES = 300
 """Places in one text that could be read as a term spelled otherwise; prompts of that length have up to 90."""
 
-_LETTERS = "a-zñ\u00df-\u00ff\u0370-\u052f\u0620-\u064a\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f\u0900-\u0963\u0970-\u097f"
+_LETTERS = (
+    "a-zñ\u00df-\u00ff"  # Latin
+    "\u0370-\u052f"  # Greek, Cyrillic
+    "\u0620-\u064a\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f"  # Arabic
+    "\u0900-\u0963\u0970-\u097f"  # Devanagari
+)
 _ASCII_TOKEN = re.compile("([a-z]+|[0-9]+)")
 _TOKEN = re.compile(f"([{_LETTERS}]+|[0-9]+)")
 _SIGN_TOKEN = re.compile(f"([{_LETTERS}]+|[0-9]+|[{re.escape(characters.SIGNS)}])")
 _RUN = re.compile(r"(.)\1*", re.DOTALL)
 _SKELETON = dict(characters.SKELETON)
 _LOOKS = {chr(code): look or "" for code, look in characters.SKELETON.items()}
-# A shorter class word ("a", "y") is looked up as written only: too many texts hold the letter.
+# Shorter words are looked up as written only: too many texts hold their letters side by side.
+_SHORTEST_RESPELLED = 3
 _SHORTEST_RESPELLED_CLASS = 2
 # A number glued to one of these counts people ("2girls"): it is neither a letter nor an age.
 COUNTED = frozenset({"girl", "girls", "boy", "boys", "women", "men", "people"})
@@ -148,7 +154,8 @@ class Lexicon:
             entry = _entry(words, kind, tuple(named))
             if len(words) == 1:
                 written.setdefault(entry.compact, []).append(entry)
-            if kind is not Kind.CLASS or len(words) > 1 or len(entry.compact) >= _SHORTEST_RESPELLED_CLASS:
+            shortest = _SHORTEST_RESPELLED_CLASS if kind is Kind.CLASS else _SHORTEST_RESPELLED
+            if len(words) > 1 or len(entry.compact) >= shortest:
                 respelled.setdefault(skeleton(entry.compact), []).append(entry)
         table = {key: tuple(entries) for key, entries in respelled.items()}
         for key in respelled:
@@ -337,7 +344,7 @@ def _looks_like(word: str, compact: str) -> bool:
 
 
 def _same_strokes(written: str, meant: str) -> bool:
-    """Whether i and l change places in one direction only: a capital I for every l, but not "lily" for "illy"."""
+    """Whether i and l change places in one direction only: I for every l, but not "lily" for "illy"."""
     if len(written) != len(meant):
         return True
     return len({pair for pair in zip(written, meant, strict=True) if pair in _STROKES}) < len(_STROKES)

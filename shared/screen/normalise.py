@@ -1,8 +1,8 @@
 """From what was typed to what a reader sees: the folding every text goes through before it is matched.
 
 `fold` is one pass over the text. It costs a table look-up for each character and a normalisation for each
-*distinct* character, and refuses text with more distinct characters than any prompt has, so its time is linear
-with a small constant whatever the input.
+*distinct* character, and refuses text with more distinct characters than any prompt has, so its time is
+linear with a small constant whatever the input.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from shared.screen import characters
 
-# A 10,000 character Chinese novel text has about 1,000; one with more is made to cost time.
+# More than prose of 10,000 characters needs in Chinese, which needs the most.
 MAX_DISTINCT_CHARACTERS = 1_200
 # Deeper nesting of escapes than this is refused by the caller, see `decode_escapes`.
 MAX_ESCAPE_ROUNDS = 3

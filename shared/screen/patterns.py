@@ -4,11 +4,11 @@ A pattern is a sequence of classes; the classes of a text are the lexicon's clas
 patterns share one tree, so the work at each token is bounded by the size of the tree (a few hundred nodes, of
 which a text reaches a handful), and the whole is linear in the text.
 
-Numbers get their classes from their value and from what follows them, so that "16 mm" and "9:16" are not ages:
+Numbers get their classes from their value and from what follows them, so that "16 mm" and "9:16" are no ages:
 
 ``<minor>`` 0 to 17, ``<teenage>`` 6 to 17, ``<eighteen>``, ``<adult>`` 18 and more, ``<number>`` any,
-``<grade>`` 1 to 13, ``<minor-th>`` and ``<grade-th>`` their ordinals ("16th"), and with ``!`` (``<minor!>``, from 3 on) only where the number ends a phrase: at
-punctuation or at the end of the text.
+``<grade>`` 1 to 13, ``<minor-th>`` and ``<grade-th>`` their ordinals ("16th"), and with ``!`` (``<minor!>``,
+from 3 on) only where the number ends a phrase: at punctuation or at the end of the text.
 """
 
 from __future__ import annotations

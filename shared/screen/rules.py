@@ -4,11 +4,11 @@
 something else. An operator's file has `[[rule]]` tables only: it adds refusals and can take nothing away.
 
 A term is one or more words, matched as whole words; braces list alternatives (``kid{,s}`` is "kid" and
-"kids"). A pattern is a sequence of word classes ``<class>`` and words ``=word``, each made optional by a ``?`` behind
-it. `anywhere` terms are found at any place, for scripts that write words without spaces. `expressions` are
-regular expressions over folded text; `joined_expressions` are pairs of characters, one of which the text must
-hold, and an expression over text without separators. Both must be free of nested quantifiers, which a test
-checks.
+"kids"). A pattern is a sequence of word classes ``<class>`` and words ``=word``, each made optional by a
+``?`` behind it. `anywhere` terms are found at any place, for scripts that write words without spaces.
+`expressions` are regular expressions over folded text; `joined_expressions` are pairs of characters, one of
+which the text must hold, and an expression over text without separators. Both repeat nothing without a bound,
+which a test checks.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from shared.screen.normalise import (
 from shared.screen.rules import RulesError, operator_rules, standard_ruleset
 
 MAX_CHARACTERS = 12_000
-"""Of each field. A prompt has at most 10,000 characters, and the limits of `lexicon` are made for that length."""
+"""Of each field. A prompt has at most 10,000, and the limits of `lexicon` are made for that length."""
 
 # How much of each field is looked at where two meet; several times the longest term.
 _SEAM = 120

@@ -1,14 +1,14 @@
-"""The bars of the content screen, on the corpora its rules may be tuned on. The held-out ones are for the benchmark."""
+"""The bars of the content screen, on the corpora its rules may be tuned on; the benchmark has the others."""
 
 from __future__ import annotations
 
 import pytest
-from shared.screen import Screen
-from support.evasions import EVASIONS, paired, single
+from support.evasions import EVASIONS, Evasion, paired, single
 from support.screen_corpora import ADULT_SERVICE, BENIGN, PASS, REFUSE, evaded, lines, tally
 
-# A prime, so that over the terms every pair of evasions gets its turn.
-EVERY_NTH_PAIR = 97
+from shared.screen import Screen
+
+EVERY_NTH_TERM, EVERY_NTH_PAIR = 7, 29
 
 
 def test_recall_on_plain_terms() -> None:
@@ -36,19 +36,19 @@ def test_false_refusals_on_the_ordinary_vocabulary_of_an_adult_service() -> None
 
 
 def test_recall_under_every_evasion() -> None:
-    result = tally(Screen.standard(), evaded(lines(REFUSE)[::3], single), allowed=False)
-    assert result.total > 10_000
+    result = tally(Screen.standard(), evaded(lines(REFUSE)[::EVERY_NTH_TERM], single), allowed=False)
+    assert result.total > 4_000
     assert result.rate <= 0.02, result.wrong[:50]
 
 
 @pytest.mark.parametrize("evasion", EVASIONS, ids=lambda evasion: evasion.name)
-def test_no_single_evasion_is_a_way_through(evasion: object) -> None:
+def test_no_single_evasion_is_a_way_through(evasion: Evasion) -> None:
     """A hole in one transformation would hide in the average over all of them."""
     texts = [
         text
-        for term in lines(REFUSE)[::7]
+        for term in lines(REFUSE)[::EVERY_NTH_TERM]
         for name, text in single(term)
-        if name == getattr(evasion, "name", "")
+        if name == evasion.name
     ]
     result = tally(Screen.standard(), texts, allowed=False)
     assert result.total
@@ -56,7 +56,7 @@ def test_no_single_evasion_is_a_way_through(evasion: object) -> None:
 
 
 def test_recall_under_pairs_of_evasions() -> None:
-    texts = list(evaded(lines(REFUSE)[::31], paired))[:: EVERY_NTH_PAIR // 24]
+    texts = list(evaded(lines(REFUSE)[::EVERY_NTH_TERM], paired))[::EVERY_NTH_PAIR]
     result = tally(Screen.standard(), texts, allowed=False)
-    assert result.total > 5_000
+    assert result.total > 3_000
     assert result.rate <= 0.02, result.wrong[:50]

@@ -6,10 +6,11 @@ import sys
 import time
 
 import pytest
-from shared.screen import Screen, ScreenInput, Verdict
-from shared.screen.screen import MAX_CHARACTERS
 from support.hostile_texts import hostile_texts
 from support.screen_corpora import BENIGN, lines
+
+from shared.screen import Screen, ScreenInput, Verdict
+from shared.screen.screen import MAX_CHARACTERS
 
 SCREEN = Screen.standard()
 
@@ -197,7 +198,8 @@ def seconds(text: str) -> float:
 
 
 def test_the_package_imports_nothing_heavy() -> None:
-    program = "import sys, shared.screen; print([m for m in ('torch', 'numpy', 'pydantic', 'httpx') if m in sys.modules])"
+    heavy = ("torch", "numpy", "pydantic", "httpx")
+    program = f"import sys, shared.screen; print([name for name in {heavy} if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "[]"
 

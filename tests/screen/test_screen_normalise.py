@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from shared.screen import Screen, ScreenInput
 from shared.screen.normalise import (
     UnreadableError,

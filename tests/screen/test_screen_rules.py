@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from shared.screen import RulesError, Screen, ScreenInput
 from shared.screen.matching import Matcher
 from shared.screen.normalise import fold
@@ -163,7 +164,7 @@ def test_no_allowed_compound_hides_an_operators_term(tmp_path: Path) -> None:
         ('[[rule]]\nid = "a"\nreason = "x"\nterms = "b"\n', "list of texts"),
         ('[[rule]]\nid = "a"\nreason = "x"\nterms = ["!!"]\n', "no letters"),
         (
-            '[[rule]]\nid = "a"\nreason = "x"\nterms = ["b"]\n[[rule]]\nid = "a"\nreason = "x"\nterms = ["c"]\n',
+            '[[rule]]\nid = "a"\nreason = "x"\nterms = ["b"]\n' * 2,
             "differ",
         ),
         ("rule = 3\n", "no \\[\\[rule\\]\\]"),

@@ -188,7 +188,9 @@ EVASIONS: tuple[Evasion, ...] = (
     Evasion("html decimal", 5, lambda text: "".join(f"&#{ord(c)};" for c in text)),
     Evasion("html hexadecimal", 5, lambda text: "".join(f"&#x{ord(c):x};" for c in text)),
     Evasion("percent", 5, _percent),
-    Evasion("backslash u", 5, lambda text: "".join(f"\\u{ord(c):04x}" if ord(c) < 0x10000 else c for c in text)),
+    Evasion(
+        "backslash u", 5, lambda text: "".join(f"\\u{ord(c):04x}" if ord(c) < 0x10000 else c for c in text)
+    ),
 )  # fmt: skip
 
 # Pairs in which the second undoes what makes the first readable, each with what happens.
