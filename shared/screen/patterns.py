@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.screen.lexicon import COUNTED, Findings, Tokens
-from shared.screen.normalise import UnreadableError
+from shared.screen.normalise import BLANK, UnreadableError
 
 NUMBER_PREFIX = "#"
 """Class labels of number words are this and the value."""
@@ -212,5 +212,5 @@ def _ordinal_labels(value: int) -> tuple[str, ...]:
 def _ends_a_phrase(tokens: Tokens, end: int) -> bool:
     if end == len(tokens.words):
         return True
-    gap = tokens.separators[end].lstrip(" ")
+    gap = tokens.separators[end].replace(BLANK, "").lstrip(" ")
     return bool(gap) and (gap[0] in _CLOSERS or gap.startswith(". ") or "\n" in gap)
