@@ -51,7 +51,7 @@ class Callbacks:
         sender: Sender,
         facts: Callable[[], WorkerFacts],
         *,
-        threads: int = 2,
+        threads: int = 6,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox = outbox
@@ -78,7 +78,7 @@ class Callbacks:
         body = processing_body(plan, self._facts(), held.attempt)
         with self._changed:
             self._announcements.append(_Announcement(held, body, self._clock()))
-            self._changed.notify()
+            self._changed.notify_all()
 
     def committed(self) -> None:
         """A terminal callback was put into the outbox."""
@@ -90,13 +90,15 @@ class Callbacks:
             due = self._clock() + seconds
             if self._outbox_due is None or due < self._outbox_due:
                 self._outbox_due = due
-                self._changed.notify()
+                self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until everything that is due was sent, at most `timeout_s` seconds."""
+        """Wait until everything that becomes due within `timeout_s` seconds was sent, or they are over."""
         deadline = self._clock() + timeout_s
         with self._changed:
-            self._changed.wait_for(self._nothing_due, max(0.0, deadline - self._clock()))
+            sent = self._changed.wait_for(lambda: self._nothing_due(deadline), timeout_s)
+        if not sent:
+            log.warning("callbacks are left in the outbox; the next worker that runs delivers them")
 
     def close(self) -> None:
         with self._changed:
@@ -105,11 +107,10 @@ class Callbacks:
 
     # --- the sender threads
 
-    def _nothing_due(self) -> bool:
-        now = self._clock()
-        due = self._outbox_due is not None and self._outbox_due <= now
+    def _nothing_due(self, deadline: float) -> bool:
+        due = self._outbox_due is not None and self._outbox_due <= deadline
         return self._closed or not (
-            due or self._sending or any(item.due <= now for item in self._announcements)
+            due or self._sending or any(item.due <= deadline for item in self._announcements)
         )
 
     def _run(self) -> None:
@@ -139,21 +140,21 @@ class Callbacks:
                     self._changed.notify_all()
 
     def _next_work(self) -> _Announcement | str | None:
-        """The next thing that is due; announcements first, so that a job's own order is kept."""
+        """The next thing that is due; terminal callbacks first: what they end needs no announcement."""
         with self._changed:
             while not self._closed:
                 now = self._clock()
                 self._announcements = [item for item in self._announcements if not item.held.ended]
-                for item in self._announcements:
-                    if item.due <= now:
-                        self._announcements.remove(item)
-                        self._sending += 1
-                        return item
                 if self._outbox_due is not None and self._outbox_due <= now:
                     # The sender that comes back from the outbox knows when the next one is due.
                     self._outbox_due = None
                     self._sending += 1
                     return "outbox"
+                for item in self._announcements:
+                    if item.due <= now:
+                        self._announcements.remove(item)
+                        self._sending += 1
+                        return item
                 dues = [item.due for item in self._announcements]
                 if self._outbox_due is not None:
                     dues.append(self._outbox_due)
@@ -186,7 +187,7 @@ class Callbacks:
             self._announcements.append(
                 _Announcement(item.held, item.body, self._clock() + pause_s, item.attempts + 1)
             )
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _deliver(self) -> None:
         rest = self._outbox.deliver_next(before=self._wait_announced)

@@ -10,7 +10,6 @@ by the error's class what becomes of the job, in one place.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, wait
@@ -32,6 +31,7 @@ from shared.errors import (
     JobReturned,
     MalformedElement,
     NodeFault,
+    OutOfMemory,
     OwnershipLost,
     ServiceError,
     ServiceMisconfigured,
@@ -47,6 +47,7 @@ from shared.plan import (
     Plan,
     PlanDefaults,
     PromptWindow,
+    derived_seed,
     make_plan,
     wants_enhancement,
 )
@@ -54,16 +55,17 @@ from shared.presets import Family
 from shared.queue import Begun, Lease, WorkQueue
 from shared.screen import Screen, ScreenInput
 from shared.storage import Storage
-from shared.webhook import backoff_seconds
+from shared.webhook import service_pause_s
 from workers.encode import EncodedSample, Marking, MediaFile, encode_sample
 from workers.engines.base import Engine, Sample
 from workers.held import Hands, Held
 from workers.image_screen import ImageScreen, Purpose
-from workers.progress import Progress
+from workers.progress import REMEMBERED_SHAPES, Progress
 
 log = logging.getLogger(__name__)
 
 MISCONFIGURED_PAUSE_S = 30.0
+CLAIM_PAUSE_S = 1.0
 SCREENED_FRAMES = 8
 """Frames of a video that a configured image screen sees, spread evenly from the first to the last."""
 
@@ -125,12 +127,17 @@ class Rules:
 class Standing:
     """What the stages have met lately, for the loop and for the health endpoint.
 
-    While a service is misconfigured no job is taken. `node_faults` counts those without a success between.
+    `node_faults` counts those without a success between them. While a call waits for somebody to mend a
+    service no job is taken.
     """
 
-    misconfigured: bool = False
     node_faults: int = 0
     last_success: float | None = None
+    waiting_for_mending: set[object] = field(default_factory=set)
+
+    @property
+    def misconfigured(self) -> bool:
+        return bool(self.waiting_for_mending)
 
 
 class Pipeline:
@@ -173,6 +180,7 @@ class Pipeline:
         self._wall_clock = wall_clock
         self._clock = clock
         self.standing = Standing()
+        self._fitted: set[tuple[int, int, int, int]] = set()
 
     # --- stage 1: intake
 
@@ -246,7 +254,7 @@ class Pipeline:
     def _enhance(self, job: Job, window: PromptWindow) -> Enhancement | None:
         if self._rules.family.name != "wan" or not wants_enhancement(job):
             return None
-        seed = job.seed or 0
+        seed = derived_seed(job.id) if job.seed is None else job.seed
         preset = job.preset
         enhancement = enhance_or_original(
             self._enhancer, job.prompt, preset.medium, preset.quality, window, seed
@@ -259,7 +267,7 @@ class Pipeline:
     def generate(self, prepared: Prepared) -> Generated | None:
         held, plan = prepared.held, prepared.plan
         current_job.set(plan.job_id)
-        with self.ended(held):
+        with self.ended(held), self._node_faults_counted(plan):
             held.check()
             self._announcer.processing(held, plan)
             started = self._clock()
@@ -286,7 +294,8 @@ class Pipeline:
     def encode(self, generated: Generated) -> Encoded | None:
         prepared, plan = generated.prepared, generated.prepared.plan
         current_job.set(plan.job_id)
-        with self.ended(prepared.held):
+        with self.ended(prepared.held), self._node_faults_counted(plan):
+            prepared.held.check()
             started = self._clock()
             self._screen_samples(generated)
             files: list[EncodedSample] = []
@@ -319,6 +328,9 @@ class Pipeline:
         current_job.set(plan.job_id)
         with self.ended(prepared.held), _removed_afterwards(encoded.files):
             started = self._clock()
+            if not self._may_publish(prepared.held):
+                self._acknowledge_repeat(prepared.held)
+                return
             produced = self._upload(encoded)
             timings = Timings(
                 prepared.timings.queue_wait,
@@ -333,6 +345,22 @@ class Pipeline:
             self.standing.node_faults = 0
             self.standing.last_success = self._wall_clock()
             log.info("completed", extra={"upload_s": round(timings.upload, 3)})
+
+    def _may_publish(self, held: Held) -> bool:
+        """Whether the job's paths are ours to write; False once another element of the same job is done.
+
+        While another live worker writes them this waits, because a callback describes the files of its own
+        run.
+        """
+        job_id = held.job_id
+        assert job_id is not None
+        while True:
+            answer = self._persistently(
+                held, lambda: self._queue.claim_publish(held.lease, job_id, held.claim)
+            )
+            if answer != "wait":
+                return answer == "go"
+            held.pause(CLAIM_PAUSE_S)
 
     def _upload(self, encoded: Encoded) -> list[Produced]:
         held, bucket = encoded.prepared.held, encoded.prepared.plan.bucket
@@ -378,6 +406,24 @@ class Pipeline:
     # --- ends
 
     @contextmanager
+    def _node_faults_counted(self, plan: Plan) -> Iterator[None]:
+        """Count what may be this node's fault, and nothing that a user can bring about.
+
+        A shape that never fitted into this node's memory is the job's size; one that did is the node.
+        """
+        shape = (plan.width, plan.height, plan.num_frames, plan.num_images)
+        try:
+            yield
+        except OutOfMemory:
+            self.standing.node_faults += shape in self._fitted
+            raise
+        except JobError as error:
+            self.standing.node_faults += error.node_fault
+            raise
+        if len(self._fitted) < REMEMBERED_SHAPES:
+            self._fitted.add(shape)
+
+    @contextmanager
     def ended(self, held: Held) -> Iterator[None]:
         """Decides what becomes of the job that a stage stopped working on."""
         try:
@@ -408,16 +454,18 @@ class Pipeline:
 
     def _fail(self, held: Held, error: JobError) -> None:
         log.warning("job failed (%s)", error.code, exc_info=error if error.node_fault else None)
-        if error.node_fault:
-            self.standing.node_faults += 1
         job_id = held.job_id
         if job_id is None:  # The decoder itself failed: there is nobody to call back.
             self._quietly(held, lambda: self._queue.finish(held.lease, None, None, error.code))
             return
         body = failed_body(job_id, held.job_type, held.bucket, self._facts(), held.attempt, error)
         dead_reason = error.code if isinstance(error, Abandoned) else None
-        self._quietly(held, lambda: self._queue.finish(held.lease, job_id, body, dead_reason))
-        self._announcer.committed()
+
+        def finish() -> None:
+            self._queue.finish(held.lease, job_id, body, dead_reason)
+            self._announcer.committed()
+
+        self._quietly(held, finish)
 
     def _finish(self, held: Held, body: bytes) -> None:
         job_id = held.job_id
@@ -426,8 +474,9 @@ class Pipeline:
         outcome = self._persistently(held, lambda: self._queue.finish(held.lease, job_id, body))
         if outcome == "duplicate":
             log.info("the job was done before; its callback goes out again")
-        self._hands.remove(held)
+        # In this order: a worker that ends goes once its hands are empty and nothing is due.
         self._announcer.committed()
+        self._hands.remove(held)
 
     def _acknowledge_repeat(self, held: Held) -> None:
         log.info("a repeated job is acknowledged without generating")
@@ -444,29 +493,29 @@ class Pipeline:
             except ServiceError as error:
                 log.error("%s; the job is ended as soon as it answers", error)
                 attempt += 1
-                time.sleep(backoff_seconds(attempt, random.random))
+                time.sleep(service_pause_s(attempt))
                 continue
             break
         self._hands.remove(held)
 
     def _persistently(self, held: Held, call: Callable[[], T]) -> T:
         """Repeat a call to a service until it works or somebody wants the job stopped."""
-        attempt = 1
-        while True:
-            try:
-                result = call()
-            except ServiceUnavailable as error:
-                pause = max(backoff_seconds(attempt, random.random), error.retry_after or 0.0)
-                log.warning("%s; the result is kept, next try in %.1f s", error, pause)
-            except ServiceMisconfigured as error:
-                self.standing.misconfigured = True
-                pause = MISCONFIGURED_PAUSE_S
-                log.error("%s; no job is taken until this is mended; finished files are kept", error)
-            else:
-                self.standing.misconfigured = False
-                return result
-            attempt += 1
-            held.pause(pause)
+        attempt, me = 1, object()
+        try:
+            while True:
+                try:
+                    return call()
+                except ServiceUnavailable as error:
+                    pause = max(service_pause_s(attempt), error.retry_after or 0.0)
+                    log.warning("%s; the job is kept, next try in %.1f s", error, pause)
+                except ServiceMisconfigured as error:
+                    self.standing.waiting_for_mending.add(me)
+                    pause = MISCONFIGURED_PAUSE_S
+                    log.error("%s; no job is taken until this is mended; finished files are kept", error)
+                attempt += 1
+                held.pause(pause)
+        finally:
+            self.standing.waiting_for_mending.discard(me)
 
 
 @contextmanager
