@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import ServiceMisconfigured, ServiceRefused, ServiceUnavailable
 from shared.queue import Keys, Scripts
-from shared.webhook import Delivery, backoff_seconds, webhook_id
+from shared.webhook import DAY_S, Delivery, backoff_seconds, webhook_id
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Sender(Protocol):
 class OutboxSettings:
     """Times in seconds. `claim_s` has to be longer than the sender's own time limit."""
 
-    claim_s: float = 60.0
+    claim_s: float = 120.0
     dead_count: int = 10_000
     dead_ttl_s: float = 30 * 24 * 3600.0
 
@@ -68,26 +69,45 @@ class Outbox:
             return None
         if len(claimed) == 1:
             return max(0.0, int(claimed[0]) / 1000)
-        member, body, attempts, first_ms, now_ms = claimed
-        document = json.loads(body)
-        job_id, status = document["job_id"], document["status"]
-        before(job_id)
-        self._send(member, body, job_id, status, int(attempts), (int(now_ms) - int(first_ms)) / 1000)
+        member, body, attempts, first_ms, patience_ms, now_ms = claimed
+        age_s = (int(now_ms) - int(first_ms)) / 1000
+        short_age_s = (int(now_ms) - int(patience_ms)) / 1000 if int(patience_ms) else 0.0
+        self._send(member, body, int(attempts), age_s, short_age_s, before)
         return 0.0
 
     def _send(
-        self, member: bytes, body: bytes, job_id: str, status: str, attempts: int, age_s: float
+        self,
+        member: bytes,
+        body: bytes,
+        attempts: int,
+        age_s: float,
+        short_age_s: float,
+        before: Callable[[str], None],
     ) -> None:
-        delivery = self._sender.send(self._render(body), webhook_id(job_id, status))
-        about = {"job_id": job_id, "callback": status, "http_status": delivery.status}
+        job_id = member.decode()
+        try:
+            document = json.loads(body)
+            job_id, status = document["job_id"], document["status"]
+            before(job_id)
+            delivery = self._sender.send(self._render(body), webhook_id(job_id, status))
+        except (ServiceUnavailable, ServiceMisconfigured) as error:
+            # The storage makes the links; while it cannot, the callback waits like for its own receiver.
+            loud = isinstance(error, ServiceMisconfigured)
+            delivery = Delivery("retry", DAY_S, None, None, loud, f"links cannot be made: {error}")
+        except (ServiceRefused, ValueError, KeyError, TypeError) as error:
+            delivery = Delivery(
+                "refused", 0.0, None, None, False, f"cannot be rendered ({type(error).__name__})"
+            )
+        about = {"job_id": job_id, "http_status": delivery.status}
+        short = delivery.retry_within < DAY_S
         if delivery.outcome == "accepted":
             log.info("callback delivered", extra=about)
             self._settle(member, body, "accepted")
-        elif delivery.outcome == "retry" and age_s < delivery.retry_within:
+        elif delivery.outcome == "retry" and (short_age_s if short else age_s) < delivery.retry_within:
             pause = max(backoff_seconds(attempts + 1, self._random), delivery.retry_after or 0.0)
             level = logging.ERROR if delivery.loud else logging.WARNING
             log.log(level, "callback not accepted (%s); again in %.1f s", delivery.detail, pause, extra=about)
-            self._settle(member, body, "retry", delay_s=pause)
+            self._settle(member, body, "retry-shortly" if short else "retry", delay_s=pause)
         else:
             log.error(
                 "callback given up (%s); it is in the callback dead letters", delivery.detail, extra=about

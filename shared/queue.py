@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 import uuid
@@ -21,7 +22,7 @@ from importlib import resources
 from typing import Any, Final, Literal, cast
 
 import redis
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared.errors import OwnershipLost, ServiceError, ServiceMisconfigured, ServiceUnavailable
@@ -63,6 +64,9 @@ class Keys:
 
     def cancel(self, member: str) -> str:
         return f"{self._prefix}cancel:{member}"
+
+    def publishing(self, member: str) -> str:
+        return f"{self._prefix}publishing:{member}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +155,37 @@ def translated_redis_errors() -> Iterator[None]:
         yield
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise ServiceMisconfigured("Redis refuses the user or password in REDIS_URL") from error
-    except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError, OSError) as error:
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise ServiceUnavailable(f"Redis cannot be reached ({type(error).__name__})") from error
     except redis.ResponseError as error:
-        # Such messages begin with an error code; what follows may quote an element.
-        code = str(error).split(" ", 1)[0]
-        if code in {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF"}:
-            raise ServiceUnavailable(f"Redis cannot take commands now ({code})") from error
-        raise ServiceMisconfigured(f"Redis refuses a command ({code})") from error
+        # The message may quote an element, so that only what it is about is passed on.
+        if _passes(error):
+            raise ServiceUnavailable(f"Redis cannot take commands now ({type(error).__name__})") from error
+        raise ServiceMisconfigured(f"Redis refuses a command ({type(error).__name__})") from error
     except redis.RedisError as error:
         raise ServiceUnavailable(f"Redis failed ({type(error).__name__})") from error
+
+
+_PASSING_CODES = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF")
+
+
+def _passes(error: redis.ResponseError) -> bool:
+    """Whether a failover, a full or a loading server is behind an error.
+
+    redis-py makes classes of some codes and takes the code off their text; from inside a script the code
+    stands in the middle of it.
+    """
+    classes = redis.exceptions
+    if isinstance(
+        error,
+        classes.ReadOnlyError
+        | classes.OutOfMemoryError
+        | classes.MasterDownError
+        | classes.ClusterDownError
+        | classes.TryAgainError,
+    ):
+        return True
+    return any(re.search(rf"(^|[ -]){code}\b", str(error)) for code in _PASSING_CODES)
 
 
 class RedisConnections:
@@ -172,11 +197,12 @@ class RedisConnections:
 
     def __init__(self, url: str, block_s: float) -> None:
         self._name = f"take-{uuid.uuid4().hex}"
-        common: dict[str, Any] = {"socket_connect_timeout": 10, "socket_keepalive": True, "protocol": 2}
+        common: dict[str, Any] = {"socket_connect_timeout": 5, "socket_keepalive": True, "protocol": 2}
         self.commands = redis.Redis.from_url(
             url,
-            socket_timeout=10,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+            socket_timeout=5,
+            # redis-py applies it to the command and again to the connection below; every caller repeats.
+            retry=Retry(NoBackoff(), 1),
             health_check_interval=30,
             **common,
         )
@@ -195,6 +221,16 @@ class RedisConnections:
         if self._blocking is None:
             self._blocking = redis.Redis.from_url(self._url, **self._blocking_options)
         return self._blocking
+
+    def check(self) -> None:
+        """Use both connections once. A server that gives connections no names is used without."""
+        self.commands.ping()
+        try:
+            self.blocking.ping()
+        except redis.ResponseError:
+            self._blocking_options.pop("client_name")
+            self._blocking = None
+            self.blocking.ping()
 
     def unblock(self) -> None:
         """End the wait of the thread that blocks, so that it gets no element.
@@ -237,6 +273,10 @@ class WorkQueue:
         self._unsure = False
         self._unsure_until = 0.0
         self._lock = threading.Lock()
+        self._registering = threading.Lock()
+        self._left = False
+        self.on_lost: Callable[[str], None] = lambda _worker: None
+        """Called with the old id after a sweep of this worker, once it has a new one."""
 
     @property
     def worker(self) -> str:
@@ -261,12 +301,12 @@ class WorkQueue:
 
     def beat(self) -> Beat:
         """Renew the lease, and sweep the workers whose leases have been expired for longer than the grace."""
-        k = self.keys
+        k, worker = self.keys, self._worker
         alive, expired, swept_before, due_ms, waiting = self.scripts.run(
             "beat",
             [k.leases, k.workers, k.tombstones, k.suspects, k.sweeper, k.outbox],
             [
-                self._worker,
+                worker,
                 self._ms(self.settings.lease_s),
                 self._described(),
                 self._ms(self.settings.grace_s),
@@ -275,14 +315,16 @@ class WorkQueue:
             ],
         )
         if not alive:
+            self._lost(worker)
             return Beat(alive=False)
-        swept = sum(max(0, self._sweep(name.decode(), "dead")) for name in expired)
-        swept += self._sweep_leftovers([name.decode() for name in swept_before])
+        swept = sum(max(0, self._sweep(_name(each), "dead")) for each in expired)
+        swept += self._sweep_leftovers([_name(each) for each in swept_before])
         due = None if due_ms < 0 else due_ms / 1000
         return Beat(alive=True, swept=swept, callback_due_s=due, callbacks_waiting=waiting)
 
     def leave(self) -> int:
         """Give everything back and release the lease at once. Returns the number of elements given back."""
+        self._left = True
         return self._sweep(self._worker, "leave")
 
     # --- an element's way
@@ -321,7 +363,8 @@ class WorkQueue:
         keys = [self.keys.tombstones, self.keys.deliveries, self.keys.done(member), self.keys.cancel(member)]
         swept, returns, deaths, done, cancelled = self.scripts.run("begin", keys, [lease.worker, lease.sha])
         if swept:
-            raise OwnershipLost("this worker was swept")
+            self._lost(lease.worker)
+            raise OwnershipLost("this worker was taken for dead")
         return Begun(max(returns, 0) + 1, returns >= 0, deaths, bool(done), bool(cancelled))
 
     def finish(
@@ -342,7 +385,7 @@ class WorkQueue:
             "finish",
             [
                 *(k.tombstones, k.processing(lease.worker), k.deliveries, k.done(member), k.cancel(member)),
-                *(k.outbox, k.outbox_bodies, k.outbox_state, k.dead),
+                *(k.outbox, k.outbox_bodies, k.outbox_state, k.dead, k.publishing(member)),
             ],
             [
                 *(lease.worker, lease.raw, lease.sha, member, body or b"", SEVEN_DAYS_MS, dead_reason or ""),
@@ -353,6 +396,20 @@ class WorkQueue:
         if outcome == "lost":
             raise OwnershipLost("the element is not this worker's any more")
         return cast(Literal["committed", "duplicate"], outcome)
+
+    def claim_publish(self, lease: Lease, job_id: str, claim: str) -> Literal["go", "wait", "done"]:
+        """Ask whether this job's files may be written now; `claim` tells this attempt from all others.
+
+        "wait" while another live worker writes them, "done" once it has. Raises `OwnershipLost`.
+        """
+        member = member_of(job_id)
+        k = self.keys
+        keys = [k.tombstones, k.leases, k.done(member), k.publishing(member)]
+        answer = self.scripts.run("claim_publish", keys, [lease.worker, claim, SEVEN_DAYS_MS]).decode()
+        if answer == "lost":
+            self._lost(lease.worker)
+            raise OwnershipLost("this worker was taken for dead")
+        return cast(Literal["go", "wait", "done"], answer)
 
     def give_back(self, lease: Lease, *, blamed: bool = False) -> bool:
         """Put an element back so that it is taken next. `blamed`: it may have broken this node."""
@@ -388,6 +445,15 @@ class WorkQueue:
             log.info("the waiting take was not woken: %s", error)
 
     # --- inside
+
+    def _lost(self, worker: str) -> None:
+        """This worker was swept: go on under a new id. Several threads may notice, one acts."""
+        with self._registering:
+            if self._worker != worker or self._left:
+                return
+            log.error("this worker was taken for dead; it drops its work and goes on under a new id")
+            self.register()
+        self.on_lost(worker)
 
     def _hold(self, raw: bytes, worker: str) -> Lease:
         with self._lock:
@@ -437,3 +503,8 @@ class WorkQueue:
     @staticmethod
     def _ms(seconds: float) -> int:
         return round(seconds * 1000)
+
+
+def _name(member: bytes) -> str:
+    """A worker's id as Redis holds it; whatever somebody else wrote there must not stop the heartbeat."""
+    return member.decode("utf-8", "replace")

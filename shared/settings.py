@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     spool_mb: int = _field(
         "SPOOL_MB", 2048, "finished files that may wait for the storage before no job is taken", ge=1
     )
+    max_callbacks_waiting: int = _field(
+        "MAX_CALLBACKS_WAITING", 100_000, "undelivered callbacks at which no more jobs are taken", ge=1
+    )
     scratch_dir: OptionalPath = _field(
         "SCRATCH_DIR", None, "folder for finished files (default: a private one)"
     )
@@ -224,6 +227,7 @@ def load_settings(
         *_missing(settings, model_variable),
         *_inconsistent(settings),
         *_redis_faults(settings, resolve or _resolve),
+        *_service_faults(settings, resolve or _resolve),
     ]
     if problems:
         raise SettingsError(problems)
@@ -337,15 +341,35 @@ def _redis_faults(settings: Settings, resolve: Resolver) -> list[str]:
             "REDIS_URL has to be an address that begins with rediss:// (TLS), redis:// or unix://; characters"
             " of a password such as / : @ [ have to be written with percent signs."
         ]
+    options = {name for name, _ in parse_qsl(urlsplit(url).query)}
+    if foreign := sorted(name for name in options - {"db"} if not name.startswith("ssl_")):
+        # redis-py lets an address override every option of the client, time limits of a blocking take too.
+        return [f"REDIS_URL may carry no options but db and ssl_…: remove {', '.join(foreign)}."]
     if scheme != "redis" or settings.redis_allow_plaintext:
         return []
-    addresses = resolve(urlsplit(url).hostname or "localhost")
-    if any(ipaddress.ip_address(address.split("%")[0]).is_global for address in addresses):
+    if _is_public(urlsplit(url).hostname, resolve):
         return [
             "REDIS_URL goes to a public address without TLS, so the password and every prompt could be read"
             " on the way: use rediss://, or set REDIS_ALLOW_PLAINTEXT=1 if a tunnel protects it."
         ]
     return []
+
+
+def _service_faults(settings: Settings, resolve: Resolver) -> list[str]:
+    """Keys and prompts go over a public network in TLS only."""
+    return [
+        f"{name} goes to a public address without TLS, so that keys and prompts could be read on the way:"
+        " use https://."
+        for name in ("SUPABASE_URL", "STORAGE_URL", "CALLBACK_URL")
+        if (url := getattr(settings, name.lower()))
+        and _scheme(url) == "http"
+        and _is_public(urlsplit(url).hostname, resolve)
+    ]
+
+
+def _is_public(host: str | None, resolve: Resolver) -> bool:
+    addresses = resolve(host or "localhost")
+    return any(ipaddress.ip_address(address.split("%")[0]).is_global for address in addresses)
 
 
 def _resolve(host: str) -> list[str]:

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 Outcome = Literal["accepted", "retry", "refused"]
 
 DAY_S: Final = 24 * 3600.0
+LONGEST_SERVICE_PAUSE_S: Final = 5.0
+ANSWER_LIMIT_S: Final = 5.0
 HOUR_S: Final = 3600.0
 MAX_BACKOFF_S: Final = 300.0
 MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -214,10 +217,12 @@ def _beginning(response: httpx.Response) -> bytes:
     import httpx
 
     answer = bytearray()
+    deadline = time.monotonic() + ANSWER_LIMIT_S
     try:
         for chunk in response.iter_raw():
             answer += chunk
-            if len(answer) > MAX_ANSWER_BYTES:
+            # A receiver that drips its answer holds nobody up: the status is known.
+            if len(answer) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                 break
     except httpx.TransportError:
         return b""
@@ -240,16 +245,24 @@ def webhook_id(job_id: str, status: str, sequence: int = 0) -> str:
     return f"msg_{hashlib.sha256(identity).hexdigest()[:32]}"
 
 
-def backoff_seconds(attempt: int, random: Callable[[], float]) -> float:
+def backoff_seconds(attempt: int, random_number: Callable[[], float]) -> float:
     """The pause after failed attempt number `attempt` (from 1): exponential, with full jitter.
 
-    `random` gives numbers in 0…1. The bound doubles from one second up to `MAX_BACKOFF_S`; why the whole span
-    is random: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
+    `random_number` gives numbers in 0…1. The bound doubles from one second up to `MAX_BACKOFF_S`; why the
+    whole span is random: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """
     if attempt < 1:
         raise ValueError(f"attempts are counted from 1, not {attempt}")
     doublings = min(attempt - 1, 16)
-    return random() * min(MAX_BACKOFF_S, 2.0**doublings)
+    return random_number() * min(MAX_BACKOFF_S, 2.0**doublings)
+
+
+def service_pause_s(attempt: int) -> float:
+    """The pause in seconds after failed attempt number `attempt` (from 1) of a service the worker needs.
+
+    Redis and the storage are asked again soon, because finished jobs wait for them.
+    """
+    return min(LONGEST_SERVICE_PAUSE_S, backoff_seconds(attempt, random.random))
 
 
 def signature_headers(

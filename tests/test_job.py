@@ -290,3 +290,10 @@ def test_every_digit_of_a_seed_is_kept(seed: int) -> None:
 
 def test_every_error_of_this_project_has_one_root() -> None:
     assert issubclass(InvalidJob, WorkerError)
+
+
+@pytest.mark.parametrize("raw", [b'"' + b'\\"' * 500_000, b'{"a":"' + b'\\"' * 500_000 + b"\\", b'"' * 10**6])
+def test_an_element_that_was_cut_off_is_read_in_linear_time(raw: bytes) -> None:
+    # A pattern that tries every quote again would take hours here, not milliseconds.
+    with pytest.raises(MalformedElement):
+        Envelope.decode(raw)

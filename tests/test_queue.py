@@ -3,10 +3,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import redis
 from support.queues import Fleet
 
-from shared.errors import OwnershipLost, ServiceUnavailable
-from shared.queue import Lease, QueueSettings, RedisConnections, WorkQueue, member_of
+from shared.errors import OwnershipLost, ServiceMisconfigured, ServiceUnavailable
+from shared.queue import (
+    Lease,
+    QueueSettings,
+    RedisConnections,
+    WorkQueue,
+    member_of,
+    translated_redis_errors,
+)
 
 A, B, C = b'{"id":"a","n":12345678901234567890}', b'{"id":"b"}', b'{"id":"c"}'
 BODY = b'{"job_id":"a","status":"completed"}'
@@ -295,3 +303,55 @@ def test_all_keys_lie_in_the_slot_of_the_queue(fleet: Fleet) -> None:
     queue.beat()
     names = {key.decode() for key in fleet.client.keys("*")} - {"test:now"}
     assert all(name.startswith("{sdxl_queue}:") for name in names)
+
+
+def test_a_failover_or_a_full_server_is_a_fault_that_passes(redis_url: str) -> None:
+    for error in (
+        redis.exceptions.ReadOnlyError("You can't write against a read only replica."),
+        redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        redis.ResponseError(
+            "ERR Error running script: -READONLY You can't write against a read only replica."
+        ),
+        redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+    ):
+        with pytest.raises(ServiceUnavailable), translated_redis_errors():
+            raise error
+    with pytest.raises(ServiceMisconfigured), translated_redis_errors():
+        raise redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+
+def test_of_two_elements_of_one_job_only_one_may_write_its_files(fleet: Fleet) -> None:
+    fleet.push(A, A)
+    one, two = fleet.worker(), fleet.worker()
+    first, second = take(one), take(two)
+    assert one.claim_publish(first, "a", "run-1") == "go"
+    assert one.claim_publish(first, "a", "run-1") == "go"
+    assert two.claim_publish(second, "a", "run-2") == "wait"
+    one.finish(first, "a", BODY)
+    assert two.claim_publish(second, "a", "run-2") == "done"
+
+
+def test_the_claim_of_a_dead_worker_holds_nobody_up(fleet: Fleet) -> None:
+    fleet.push(A, A)
+    dead, alive = fleet.worker(), fleet.worker()
+    assert dead.claim_publish(take(dead), "a", "run-1") == "go"
+    lease = take(alive)
+    fleet.advance(fleet.settings.lease_s + 1)
+    alive.beat()
+    assert alive.claim_publish(lease, "a", "run-2") == "go"
+
+
+def test_a_worker_that_learns_of_its_sweep_goes_on_under_a_new_id_and_drops_the_old_work(
+    fleet: Fleet,
+) -> None:
+    fleet.push(A)
+    stopped, sweeper = fleet.worker(), fleet.worker()
+    lease = take(stopped)
+    lost: list[str] = []
+    stopped.on_lost = lost.append
+    expire(fleet, sweeper)
+    with pytest.raises(OwnershipLost):
+        stopped.begin(lease, "a")
+    assert lost == [lease.worker]
+    assert stopped.worker != lease.worker
+    assert stopped.beat().alive

@@ -242,3 +242,30 @@ def test_the_help_lists_every_setting_with_its_meaning_and_no_value_of_this_mach
         assert field.description
         assert field.description in line
     assert "also SUPABASE_SERVICE_ROLE_KEY" in text
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_URL", "STORAGE_URL", "CALLBACK_URL"])
+def test_a_service_at_a_public_address_is_refused_without_tls(name: str) -> None:
+    variables = {
+        "_env_file": None,
+        "REDIS_URL": "redis://127.0.0.1:6379",
+        "SUPABASE_URL": "https://project.supabase.co",
+        "SUPABASE_SERVICE_KEY": "k" * 40,
+        "SDXL_MODEL": "model",
+        name: "http://storage.example",
+    }
+    with pytest.raises(SettingsError, match=f"{name} goes to a public address without TLS"):
+        load_settings("SDXL_MODEL", resolve=lambda host: ["93.184.216.34"], **variables)
+    load_settings("SDXL_MODEL", resolve=lambda host: ["10.0.0.7"], **variables)
+
+
+def test_an_address_of_redis_may_not_override_the_clients_time_limits() -> None:
+    variables = {
+        "_env_file": None,
+        "REDIS_URL": "rediss://host:6379/0?socket_timeout=5&decode_responses=true",
+        "STORAGE_URL": "file:///tmp",
+        "CALLBACK_URL": "http://127.0.0.1:1",
+        "SDXL_MODEL": "model",
+    }
+    with pytest.raises(SettingsError, match="remove decode_responses, socket_timeout"):
+        load_settings("SDXL_MODEL", **variables)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support.jobs import payload
 from shared.errors import GenerationFailed, JobError, NodeFault, OutOfMemory
 from shared.plan import Plan
 from workers.engines.fake import FakeEngine
+from workers.scratch import Scratch
 
 
 @pytest.mark.parametrize("spelling", ["object", "array", "string"])
@@ -196,3 +198,65 @@ def test_the_same_job_twice_gives_identical_files(installation: Installation, tm
     installation.client.flushall()
     (second,) = installation.run_jobs(payload())
     assert installation.asset(second).read_bytes() == before
+
+
+def test_jobs_that_never_fitted_into_memory_do_not_stop_a_worker(installation: Installation) -> None:
+    def before_step(plan: Plan, step: int) -> None:
+        if plan.width > 64:
+            raise OutOfMemory("The pictures need more memory.")
+
+    installation.engine = FakeEngine(before_step=before_step)
+    big = (payload(f"big-{n}", config={"size": "128*64", "steps": 1}) for n in range(5))
+    installation.push(*big, payload("good"))
+    assert installation.run_once() == 0
+    assert installation.terminal("good").status == "completed"
+
+
+def test_a_callback_describes_the_files_of_its_own_run_when_a_job_stands_twice_in_the_queue(
+    installation: Installation,
+) -> None:
+    small = payload(config={"size": "64*64", "steps": 1, "seed": 1})
+    large = payload(config={"size": "128*64", "steps": 1, "seed": 2})
+    entered, release = threading.Event(), threading.Event()
+
+    def before_step(plan: Plan, step: int) -> None:
+        if plan.width == 128:
+            entered.set()
+            release.wait(20)
+
+    installation.engine = FakeEngine(before_step=before_step)
+    with installation.serving():
+        with installation.serving():
+            installation.push(large)
+            assert entered.wait(20)
+            installation.push(small)
+            callback = installation.terminal("job-1")
+            release.set()
+            until(lambda: installation.leftovers() in ([], ["{sdxl_queue}:leases"]))
+    with Image.open(installation.asset(callback)) as image:
+        assert image.size == (64, 64)
+    assert callback.document["metadata"]["width"] == 64
+
+
+def test_a_thread_that_breaks_ends_the_process_and_gives_its_jobs_back(installation: Installation) -> None:
+    exits: list[int] = []
+    built = installation.build(exit_now=exits.append)
+    built.pipeline.intake = lambda lease: 1 / 0  # type: ignore[assignment,method-assign,return-value]
+    thread = threading.Thread(target=built.worker.run, daemon=True)
+    thread.start()
+    installation.push(payload())
+    until(lambda: exits != [])
+    assert exits == [70]
+    assert installation.client.llen("sdxl_queue") == 1
+    built.worker._to_generate.put(None)
+    thread.join(10)
+
+
+def test_files_of_a_process_that_was_killed_are_removed_by_the_next_one(tmp_path: Path) -> None:
+    dead, alive = Scratch(tmp_path), Scratch(tmp_path)
+    (dead.path / "picture.png").write_bytes(b"x")
+    os.close(dead._lock)
+    third = Scratch(tmp_path)
+    assert not dead.path.exists()
+    assert alive.path.exists()
+    assert third.path.exists()

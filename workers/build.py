@@ -6,8 +6,6 @@ import hashlib
 import logging
 import os
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +39,7 @@ from workers.kind import Kind
 from workers.loop import LoopSettings, Worker
 from workers.pipeline import Pipeline, Rules
 from workers.progress import Progress
+from workers.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +57,11 @@ class Built:
     pipeline: Pipeline
     progress: Progress
     storage: Storage
-    scratch: Path
+    scratch: Scratch
     info: EngineInfo
 
     def close(self) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.remove()
 
 
 def version() -> str:
@@ -131,7 +130,12 @@ def build(
     )
     hands, progress = Hands(), Progress(settings.prefetch_lead_s)
     callbacks = Callbacks(outbox, queue, sender, facts)
-    scratch = _scratch(settings)
+    scratch = Scratch(settings.scratch_dir)
+
+    def exit_after_removal(code: int) -> None:
+        scratch.remove()
+        exit_now(code)
+
     pipeline = Pipeline(
         queue=queue,
         engine=engine,
@@ -149,7 +153,7 @@ def build(
             max_queue_age_s=settings.max_queue_age_s,
         ),
         marking=_marking(settings),
-        scratch=scratch,
+        scratch=scratch.path,
         hands=hands,
         progress=progress,
         uploads=ThreadPoolExecutor(UPLOADS_PER_JOB * settings.publish_threads, thread_name_prefix="upload"),
@@ -165,11 +169,12 @@ def build(
             block_s=settings.block_s,
             drain_s=settings.drain_s,
             spool_bytes=settings.spool_mb << 20,
+            max_callbacks_waiting=settings.max_callbacks_waiting,
             publish_threads=settings.publish_threads,
             once=once,
         ),
         heartbeat_s=settings.heartbeat_s,
-        exit_now=exit_now,
+        exit_now=exit_after_removal,
         on_node_fault=on_node_fault,
         on_success=on_success,
     )
@@ -210,7 +215,7 @@ def _check_storage(kind: Kind, settings: Settings, storage: Storage) -> None:
 
 def _check_redis(connections: RedisConnections) -> None:
     with translated_redis_errors():
-        connections.commands.ping()
+        connections.check()
 
 
 def _until_reachable(check: Callable[[], T]) -> T:
@@ -279,10 +284,3 @@ def _image_screen(settings: Settings) -> ImageScreen | None:
     if settings.image_classifier_url is not None:
         screens.append(ClassifierOverHttp(settings.image_classifier_url, settings.image_classifier_token))
     return ScreenChain(screens) if screens else None
-
-
-def _scratch(settings: Settings) -> Path:
-    """A private folder (mode 0700) for this process's finished files."""
-    if settings.scratch_dir is not None:
-        settings.scratch_dir.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="gpu-worker-", dir=settings.scratch_dir))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ class Held:
     attempt: int = 1
     marked: bool = False
     ended: bool = False
+    claim: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells this run of the job from every other one."""
     _reason: WorkerError | None = None
     _aborted: threading.Event = field(default_factory=threading.Event)
 
@@ -77,6 +80,12 @@ class Hands:
     def abort_all(self, reason: Callable[[], WorkerError]) -> None:
         for held in self.all():
             held.abort(reason())
+
+    def abort_of(self, worker: str, reason: Callable[[], WorkerError]) -> None:
+        """Stop what is held under a worker id that was swept."""
+        for held in self.all():
+            if held.lease.worker == worker:
+                held.abort(reason())
 
     def abort_cancelled(self, cancelled: set[str]) -> None:
         for held in self.all():

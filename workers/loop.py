@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from shared.errors import JobReturned, NodeFault, ServiceError
+from shared.errors import JobReturned, NodeFault, OwnershipLost, ServiceError
 from shared.log import current_job
 from shared.queue import WorkQueue
-from shared.webhook import backoff_seconds
+from shared.webhook import service_pause_s
 from workers.callbacks import Callbacks
 from workers.exits import EXIT_NODE_FAULT
 from workers.held import Hands
@@ -29,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_NODE_FAULTS = 3
 LOOK_AGAIN_S = 0.5
+LEAVE_LIMIT_S = 3.0
 FLUSH_S = 30.0
 """How long `once` waits for callbacks that are due."""
 
@@ -40,7 +40,7 @@ class LoopSettings:
     block_s: float = 30.0
     drain_s: float = 5.0
     spool_bytes: int = 2 << 30
-    max_callbacks_waiting: int = 10_000
+    max_callbacks_waiting: int = 100_000
     publish_threads: int = 2
     once: bool = False
 
@@ -71,7 +71,15 @@ class Worker:
         self._exit_now = exit_now
         self._on_node_fault = on_node_fault
         self._on_success = on_success
-        self.keeper = Keeper(queue, hands, progress, callbacks, heartbeat_s=heartbeat_s, on_hang=self._hung)
+        self.keeper = Keeper(
+            queue,
+            hands,
+            progress,
+            callbacks,
+            heartbeat_s=heartbeat_s,
+            on_hang=self._hung,
+            on_broken=lambda error: self._broken("keeper", error),
+        )
         self.stopping = threading.Event()
         self._finished = threading.Event()
         self._leaving = threading.Lock()
@@ -82,6 +90,7 @@ class Worker:
         self._slot_taken = False
         self._spooled = 0
         progress.on_near = self._set_near
+        queue.on_lost = lambda worker: hands.abort_of(worker, _taken_for_dead)
         self._to_generate: SimpleQueue[Prepared | None] = SimpleQueue()
         self._to_encode: SimpleQueue[Generated | None] = SimpleQueue()
         self._to_publish: SimpleQueue[Encoded | None] = SimpleQueue()
@@ -93,20 +102,32 @@ class Worker:
             return 0
         self.keeper.start()
         self._callbacks.start()
-        threads = [
-            threading.Thread(target=self._intake, name="intake", daemon=True),
-            threading.Thread(target=self._encode, name="encode", daemon=True),
-            *(
-                threading.Thread(target=self._publish, name=f"publish-{index}", daemon=True)
-                for index in range(self._settings.publish_threads)
-            ),
-        ]
-        for thread in threads:
-            thread.start()
+        self._start("intake", self._intake)
+        self._start("encode", self._encode)
+        for index in range(self._settings.publish_threads):
+            self._start(f"publish-{index}", self._publish)
         log.info("ready", extra={"worker_id": self._queue.worker})
         code = self._generate()
         self._finish_up(code)
         return code
+
+    def _start(self, name: str, target: Callable[[], None]) -> None:
+        """A thread without which the worker is none: if it breaks, the process ends and a new one begins."""
+
+        def run() -> None:
+            try:
+                target()
+            except Exception as error:  # noqa: BLE001
+                # Nothing is expected here. A worker that lives on with a stage missing would hold its jobs
+                # for ever, because its heartbeat goes on.
+                self._broken(name, error)
+
+        threading.Thread(target=run, name=name, daemon=True).start()
+
+    def _broken(self, name: str, error: Exception) -> None:
+        log.critical("the %s thread broke", name, exc_info=error)
+        self._on_node_fault()
+        self._leave_and_exit(EXIT_NODE_FAULT)
 
     def stop(self) -> None:
         """Take nothing new; finish or return the running job. The second call returns everything at once."""
@@ -133,7 +154,7 @@ class Worker:
             except ServiceError as error:
                 log.error("%s; the worker begins as soon as it answers", error)
                 failures += 1
-                self.stopping.wait(backoff_seconds(failures, random.random))
+                self.stopping.wait(service_pause_s(failures))
             else:
                 return True
         return False
@@ -152,7 +173,7 @@ class Worker:
                 if not self.stopping.is_set():
                     log.error("%s; taking jobs again as soon as it answers", error)
                     failures += 1
-                    self.stopping.wait(backoff_seconds(failures, random.random))
+                    self.stopping.wait(service_pause_s(failures))
                 continue
             failures = 0
             if lease is None:
@@ -164,13 +185,13 @@ class Worker:
             if prepared is None:
                 continue
             held = prepared.held
-            if held.marked:
-                # A worker died holding it. It runs with nothing beside it, so that a further death tells.
-                self._hands.wait_alone(held)
             with self._gate:
-                self._slot_taken = True
-            self._to_generate.put(prepared)
-            if held.marked:
+                self._slot_taken = not self.stopping.is_set()
+                if self._slot_taken:
+                    self._to_generate.put(prepared)
+            if not self._slot_taken:
+                self._return(prepared)
+            elif held.marked:
                 self._hands.wait_ended(held)
         self._to_generate.put(None)
 
@@ -178,11 +199,12 @@ class Worker:
         """Until the device is about to be idle and there is room behind it."""
 
         def wanted() -> bool:
-            return self._near and not self._slot_taken and self._room()
+            near = self._near or self._progress.near()
+            return near and not self._slot_taken and self._room()
 
         with self._gate:
             while not (self.stopping.is_set() or wanted()):
-                # Whether a service is mended and how many callbacks wait changes without a notice.
+                # Time passes, services are mended and callbacks delivered without a notice.
                 self._gate.wait(LOOK_AGAIN_S)
 
     def _set_near(self) -> None:
@@ -247,12 +269,13 @@ class Worker:
     # --- the ends
 
     def _take_nothing_new(self, code: int) -> None:
-        self.stopping.set()
-        self._hands.close()
         with self._gate:
+            self.stopping.set()
             self._gate.notify_all()
-        self._queue.unblock()
+        # The deadline first: it holds whatever the services do.
         threading.Thread(target=self._enforce_deadline, args=(code,), name="drain", daemon=True).start()
+        self._hands.close()
+        threading.Thread(target=self._queue.unblock, name="unblock", daemon=True).start()
 
     def _node_fault(self) -> int:
         self._on_node_fault()
@@ -299,17 +322,29 @@ class Worker:
         self._exit_now(code)
 
     def _leave(self, code: int) -> None:
+        """Give everything back, release the lease, once. A Redis that hangs does not hold up the end."""
         with self._leaving:
             if self._finished.is_set():
                 return
             self.keeper.close()
             self._callbacks.close()
-            try:
-                returned = self._queue.leave()
-                log.info("left", extra={"returned": returned, "exit_code": code})
-            except ServiceError as error:
-                log.error("%s; the lease runs out by itself and the jobs are swept", error)
+            leaving = threading.Thread(target=self._leave_queue, args=(code,), name="leave", daemon=True)
+            leaving.start()
+            leaving.join(LEAVE_LIMIT_S)
+            if leaving.is_alive():
+                log.error("Redis does not answer; the lease runs out by itself and the jobs are swept")
             self._finished.set()
+
+    def _leave_queue(self, code: int) -> None:
+        try:
+            returned = self._queue.leave()
+            log.info("left", extra={"returned": returned, "exit_code": code})
+        except ServiceError as error:
+            log.error("%s; the lease runs out by itself and the jobs are swept", error)
+
+
+def _taken_for_dead() -> OwnershipLost:
+    return OwnershipLost("this worker was taken for dead")
 
 
 def _raw_bytes(generated: Generated) -> int:

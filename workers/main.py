@@ -163,4 +163,5 @@ class _signals:  # noqa: N801
     def _watch(self) -> None:
         while number := os.read(self._read, 1):
             if number[0] in (signal.SIGTERM, signal.SIGINT):
-                self._stop()
+                # A thread each: a second signal counts while the first one's stop still waits for something.
+                threading.Thread(target=self._stop, name="stop", daemon=True).start()

@@ -13,6 +13,7 @@ from shared.plan import Plan
 HANG_FACTOR: Final = 30.0
 """A step that takes this many times the measured step time counts as hung."""
 HANG_FLOOR_S: Final = 60.0
+REMEMBERED_SHAPES: Final = 1000
 FIRST_STEP_LIMIT_S: Final = 900.0
 """Before the first step stand text encoding and, on CUDA, compilation."""
 
@@ -72,6 +73,8 @@ class Progress:
     def end(self) -> None:
         with self._lock:
             if self._plan is not None and self._step == self._plan.num_inference_steps:
+                if len(self._tails) >= REMEMBERED_SHAPES:
+                    self._tails.clear()
                 self._tails[_shape(self._plan)] = self._clock() - self._last_step_at
             self._plan = None
 
@@ -83,6 +86,13 @@ class Progress:
             if self._step == 0:
                 return None
             return max(0.0, self._rest(self._clock(), self._plan.num_inference_steps))
+
+    def near(self) -> bool:
+        """Whether the running job is about to end; also while its last samples are decoded."""
+        with self._lock:
+            if self._plan is None or self._step == 0:
+                return False
+            return self._rest(self._clock(), self._plan.num_inference_steps) < self._lead_s
 
     def hung(self) -> bool:
         """No sign of life for many times the measured step time."""
@@ -111,7 +121,8 @@ class Progress:
         assert self._plan is not None
         per_step = self._step_time() if self._step > 1 else (now - self._started)
         tail = self._tails.get(_shape(self._plan), 0.0)
-        return (steps - self._step) * per_step + tail
+        since = now - self._last_step_at if self._step else 0.0
+        return (steps - self._step) * per_step + tail - since
 
 
 def _shape(plan: Plan) -> tuple[int, ...]:
