@@ -149,11 +149,11 @@ def test_the_state_follows_the_worker_and_tells_no_prompt_and_no_setting(
                 assert text not in told
             release.set()
             until(lambda: get(server, "/")[1]["last_success"] is not None)
-            built.pipeline.standing.misconfigured = True
+            built.pipeline.standing.waiting_for_mending.add("storage")
             built.worker.keeper.redis_reachable = False
             reasons = health.state().not_ready
             assert [reason.split()[0] for reason in reasons] == ["Redis", "a"]
-            built.pipeline.standing.misconfigured = False
+            built.pipeline.standing.waiting_for_mending.clear()
         status, ready = get(server, "/ready")
         assert (status, ready["reasons"][-1]) == (503, "stopping")
         assert get(server, "/")[1]["state"] == "stopping"

@@ -246,7 +246,7 @@ def test_the_help_lists_every_setting_with_its_meaning_and_no_value_of_this_mach
 
 @pytest.mark.parametrize("name", ["SUPABASE_URL", "STORAGE_URL", "CALLBACK_URL"])
 def test_a_service_at_a_public_address_is_refused_without_tls(name: str) -> None:
-    variables = {
+    variables: dict[str, Any] = {
         "_env_file": None,
         "REDIS_URL": "redis://127.0.0.1:6379",
         "SUPABASE_URL": "https://project.supabase.co",
@@ -260,7 +260,7 @@ def test_a_service_at_a_public_address_is_refused_without_tls(name: str) -> None
 
 
 def test_an_address_of_redis_may_not_override_the_clients_time_limits() -> None:
-    variables = {
+    variables: dict[str, Any] = {
         "_env_file": None,
         "REDIS_URL": "rediss://host:6379/0?socket_timeout=5&decode_responses=true",
         "STORAGE_URL": "file:///tmp",

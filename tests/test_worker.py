@@ -225,14 +225,13 @@ def test_a_callback_describes_the_files_of_its_own_run_when_a_job_stands_twice_i
             release.wait(20)
 
     installation.engine = FakeEngine(before_step=before_step)
-    with installation.serving():
-        with installation.serving():
-            installation.push(large)
-            assert entered.wait(20)
-            installation.push(small)
-            callback = installation.terminal("job-1")
-            release.set()
-            until(lambda: installation.leftovers() in ([], ["{sdxl_queue}:leases"]))
+    with installation.serving(), installation.serving():
+        installation.push(large)
+        assert entered.wait(20)
+        installation.push(small)
+        callback = installation.terminal("job-1")
+        release.set()
+        until(lambda: installation.leftovers() in ([], ["{sdxl_queue}:leases"]))
     with Image.open(installation.asset(callback)) as image:
         assert image.size == (64, 64)
     assert callback.document["metadata"]["width"] == 64
