@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
@@ -30,22 +31,25 @@ def main() -> int:
         choices=[*SCENARIOS, POISON],
         help="may be repeated (default: all)",
     )
+    parser.add_argument("--side-by-side", type=int, default=2, help="scenarios at a time")
     arguments = parser.parse_args()
     names = arguments.scenario or [*SCENARIOS, POISON]
-    outcomes = []
-    with Workshop() as workshop:
-        for name in names:
-            say(f"{name}:")
-            if name == POISON:
-                outcome = run_poison(workshop, seed=arguments.seed)
-            else:
-                kills = arguments.kills if name == "kills" else arguments.each
-                outcome = run(
-                    workshop, SCENARIOS[name], kills=kills, seconds=5, seed=arguments.seed, tell=Teller()
-                )
-            outcomes.append(outcome)
-            for breach in outcome.breaches[:50]:
-                say(f"  BREACH {breach}")
+
+    def disturb(name: str) -> Outcome:
+        if name == POISON:
+            outcome = run_poison(workshop, seed=arguments.seed)
+        else:
+            kills = arguments.kills if name == "kills" else arguments.each
+            outcome = run(
+                workshop, SCENARIOS[name], kills=kills, seconds=5, seed=arguments.seed, tell=Teller(name)
+            )
+        say(f"{name:<16} {outcome.seconds:6.0f} s {outcome.kills:6} kills  ended")
+        for breach in outcome.breaches[:50]:
+            say(f"{name:<16} BREACH {breach}")
+        return outcome
+
+    with Workshop() as workshop, ThreadPoolExecutor(arguments.side_by_side) as pool:
+        outcomes = list(pool.map(disturb, names))
     print_table(outcomes)
     return 1 if any(outcome.breaches for outcome in outcomes) else 0
 
@@ -57,7 +61,8 @@ def say(line: str) -> None:
 class Teller:
     """Prints how far a run is, every 25 kills."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._started = time.monotonic()
         self._told = 0
 
@@ -66,7 +71,7 @@ class Teller:
             self._told = world.kills
             seconds = time.monotonic() - self._started
             pushed, begun = len(world.pushed), len(world.receiver.accepted)
-            say(f"  {seconds:6.0f} s {world.kills:6} kills {pushed:7} jobs pushed {begun:7} begun")
+            say(f"{self._name:<16} {seconds:6.0f} s {world.kills:6} kills {pushed:7} jobs {begun:7} begun")
 
 
 def print_table(outcomes: list[Outcome]) -> None:
