@@ -24,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="kill -9 in the scenario `kills`")
     parser.add_argument("--each", type=int, default=40, help="kills in each of the other scenarios")
+    parser.add_argument("--gap", type=float, default=0.7, help="mean seconds between two kills")
     parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
     parser.add_argument(
         "--scenario",
@@ -35,13 +36,21 @@ def main() -> int:
     arguments = parser.parse_args()
     names = arguments.scenario or [*SCENARIOS, POISON]
 
+    gap_s = 0.3 * arguments.gap, 1.7 * arguments.gap
+
     def disturb(name: str) -> Outcome:
         if name == POISON:
             outcome = run_poison(workshop, seed=arguments.seed)
         else:
             kills = arguments.kills if name == "kills" else arguments.each
             outcome = run(
-                workshop, SCENARIOS[name], kills=kills, seconds=5, seed=arguments.seed, tell=Teller(name)
+                workshop,
+                SCENARIOS[name],
+                kills=kills,
+                seconds=5,
+                seed=arguments.seed,
+                gap_s=gap_s,
+                tell=Teller(name),
             )
         say(f"{name:<16} {outcome.seconds:6.0f} s {outcome.kills:6} kills  ended")
         for breach in outcome.breaches[:50]:
