@@ -9,6 +9,7 @@ What a worker does differently from a real one is listed in `_arrange`; all of i
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from PIL import Image
 
 import shared.outbox
 import shared.queue
@@ -64,9 +67,20 @@ class PoisonableEngine(FakeEngine):
         yield from samples
 
 
-def main() -> None:
+def prepare() -> None:
+    """Do once what every worker does at its start, so that a fresh one costs next to no time."""
     screen = Screen.standard()
     Screen.standard = classmethod(lambda _cls: screen)  # type: ignore[method-assign, assignment]
+    for module in ("httpx", "storage3", "workers.health"):
+        importlib.import_module(module)
+    Image.init()
+    transports: Any = importlib.import_module("httpx._transports.default")
+    context = transports.create_ssl_context()
+    transports.create_ssl_context = lambda *_args, **_named: context
+
+
+def main() -> None:
+    prepare()
     commands, answers = sys.stdin.buffer, sys.stdout.buffer
     _answer(answers, {"ready": True})
     living: set[int] = set()
