@@ -32,7 +32,7 @@ KIND = Kind(
     family=SDXL,
     model_variable="SDXL_MODEL",
     make_engine=make_engine,
-    demo_model=Path(__file__).parent / "demo_models" / "sdxl-tiny",
+    demo_model=Path(__file__).parent / "demo_models" / "sdxl-shapes",
 )
 
 if __name__ == "__main__":
