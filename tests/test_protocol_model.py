@@ -114,6 +114,8 @@ class Model:
     done: dict[str, bytes] = field(default_factory=dict)
     waiting: dict[str, bytes] = field(default_factory=dict)
     blame: dict[bytes, int] = field(default_factory=dict)
+    publishing: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Job → worker and run that write its files."""
 
     def died(self, held: list[bytes]) -> None:
         before = dict(self.blame)
@@ -189,6 +191,28 @@ class Protocol(RuleBasedStateMachine):
         assert begun.done == (taken.job in self.model.done)
 
     @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def claim_publish(self, data: st.DataObject) -> None:
+        """Of several runs of one job only one at a time may write its files."""
+        taken = self.pick(data)
+        mine = taken.lease.worker, taken.body.hex()
+        holder = self.model.publishing.get(taken.job, mine)
+        if self.swept(taken.lease.worker):
+            expected = "lost"
+        elif taken.job in self.model.done:
+            expected = "done"
+        elif holder != mine and (self.client.zscore(self.keys.leases, holder[0]) or 0) > self.now_ms:
+            expected = "wait"
+        else:
+            expected = "go"
+            self.model.publishing[taken.job] = mine
+        try:
+            answer: str = taken.queue.claim_publish(taken.lease, taken.job, mine[1])
+        except OwnershipLost:
+            answer = "lost"
+        assert answer == expected
+
+    @precondition(lambda self: self.taken)
     @rule(data=st.data(), buried=st.booleans())
     def commit(self, data: st.DataObject, buried: bool) -> None:
         taken = self.pick(data)
@@ -227,9 +251,8 @@ class Protocol(RuleBasedStateMachine):
         with self.watched_sweeps():
             swept = self.swept(queue.worker)
             alive = queue.beat().alive
-        assert alive == (not swept), f"{queue.worker} was told {alive} and is swept: {swept}"
-        if not alive:
-            queue.register()
+        assert alive == (not swept), f"the worker was told {alive} and is swept: {swept}"
+        assert not self.swept(queue.worker)
 
     @rule(place=st.integers(0, 1))
     def die(self, place: int) -> None:
@@ -247,9 +270,7 @@ class Protocol(RuleBasedStateMachine):
         if look_at_old_lists:
             self.client.delete(self.keys.sweeper)
         with self.watched_sweeps():
-            alive = self.sweeper.beat().alive
-        if not alive:
-            self.sweeper.register()
+            self.sweeper.beat()
 
     @rule(place=st.integers(0, 1), takes=st.booleans())
     def stop_for_long(self, place: int, takes: bool) -> None:
@@ -370,6 +391,7 @@ class Protocol(RuleBasedStateMachine):
         else:
             expected = "committed" if stored is None else "duplicate"
             model.end(raw)
+            model.publishing.pop(taken.job, None)
             model.done.setdefault(taken.job, body)
             model.waiting[taken.job] = model.done[taken.job]
         assert outcome == expected
