@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from shared.screen import Screen, ScreenInput
@@ -37,7 +37,7 @@ HOSTILE_CHARACTERS = 10_000
 MAX_MILLISECONDS = 5.0
 MIN_RECALL_PLAIN, MIN_RECALL_EVADED = 0.995, 0.98
 MAX_REFUSED_BENIGN, MAX_REFUSED_ADULT_SERVICE = 0.005, 0.02
-REPETITIONS = 15
+REPETITIONS = 40
 
 
 def main() -> int:
@@ -105,10 +105,8 @@ def _line(
 
 
 def _report_time(screen: Screen) -> bool:
-    slowest = sorted(
-        ((_milliseconds(screen, text), name) for name, text in hostile_texts(HOSTILE_CHARACTERS).items()),
-        reverse=True,
-    )
+    best = _best_milliseconds(screen, hostile_texts(HOSTILE_CHARACTERS))
+    slowest = sorted(((milliseconds, name) for name, milliseconds in best.items()), reverse=True)
     for milliseconds, name in slowest[:8]:
         print(f"  {name:<32}{milliseconds:>9.2f} ms")
     worst = slowest[0][0]
@@ -117,13 +115,15 @@ def _report_time(screen: Screen) -> bool:
     return met
 
 
-def _milliseconds(screen: Screen, text: str) -> float:
-    best = float("inf")
+def _best_milliseconds(screen: Screen, texts: Mapping[str, str]) -> dict[str, float]:
+    """The least CPU time of one check of each text, in rounds: a busy moment must not fall on one text."""
+    best = dict.fromkeys(texts, float("inf"))
     for _ in range(REPETITIONS):
-        begun = time.thread_time()
-        screen.check(ScreenInput(text))
-        best = min(best, time.thread_time() - begun)
-    return best * 1_000
+        for name, text in texts.items():
+            begun = time.thread_time()
+            screen.check(ScreenInput(text))
+            best[name] = min(best[name], (time.thread_time() - begun) * 1_000)
+    return best
 
 
 def _arguments() -> argparse.Namespace:

@@ -16,6 +16,7 @@ costs more than a look-up is counted, and a text that asks for more of it than a
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ MAX_WORDS = 1_300
 """Words of interest (terms, members of classes) in one text; 10,000 characters of prompt hold up to 800."""
 MAX_STEPS = 4_000
 """Look-ups from one token on to the next; prompts of that length ask for up to 1,250."""
-MAX_CANDIDATES = 300
+MAX_CANDIDATES = 250
 """Places in one text that could be read as a term spelled otherwise; prompts of that length have up to 90."""
 
 _LETTERS = (
@@ -312,6 +313,12 @@ def _runs(word: str) -> Iterator[str]:
         yield word[match.start() : match.end()]
 
 
+@functools.lru_cache(maxsize=4_096)
+def _runs_of_term(compact: str) -> tuple[str, ...]:
+    """Cached: a pure function of a fixed set of terms."""
+    return tuple(_runs(compact))
+
+
 def _aligned(parts: Sequence[str], breaks: frozenset[int]) -> bool:
     if len(parts) != len(breaks) + 1:
         return False
@@ -326,7 +333,7 @@ def _aligned(parts: Sequence[str], breaks: frozenset[int]) -> bool:
 def _looks_like(word: str, compact: str) -> bool:
     """Whether each letter of `word` can be read as its letter of the term, and none is missing."""
     letters = 0
-    for written, meant in zip(_runs(word), _runs(compact), strict=True):
+    for written, meant in zip(_runs(word), _runs_of_term(compact), strict=True):
         if len(written) < len(meant):
             return False
         if "ñ" in meant and "ñ" not in written:

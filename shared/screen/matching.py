@@ -17,7 +17,9 @@ ADULTHOOD = "adulthood"
 LOWERED_RULE = "adulthood-lowered"
 
 _SIGNS = re.escape(characters.SIGNS)
-_SIGN_IN_WORD = re.compile(rf"[@$|€£¢¥§]|[^\W_][{_SIGNS}]|[{_SIGNS}][^\W_]|\(\)|\\/")
+# Signs that are read as letters anywhere, those that are where they touch a word, and two drawn letters.
+# Each branch begins with a sign, so that the search skips from sign to sign.
+_SIGN_IN_WORD = re.compile(rf"[@$|€£¢¥§]|[{_SIGNS}](?:(?=[^\W_])|(?<=[^\W_].))|\(\)|\\/", re.DOTALL)
 # Letters drawn with several signs, read before the signs one by one.
 _DRAWN_LETTERS = (
     ("|<", "k"),

@@ -28,7 +28,8 @@ _MOST_TURNED = 200
 BLANK = "\x01"
 
 _ESCAPE = re.compile(
-    r"&#?[0-9A-Za-z]{2,31};?|%[0-9A-Fa-f]{2}|\\[ux]\{?[0-9A-Fa-f]{2,6}|\\U[0-9A-Fa-f]{8}|[uU]\+[0-9A-Fa-f]{4,6}"
+    r"&#?[0-9A-Za-z]{2,31};?|%[0-9A-Fa-f]{2}|\\[ux]\{?[0-9A-Fa-f]{2,6}|\\U[0-9A-Fa-f]{8}"
+    r"|u\+[0-9A-Fa-f]{4,6}|U\+[0-9A-Fa-f]{4,6}"
 )
 _BACKSLASH = re.compile(r"(?:\\[ux]\{?|\\U|[uU]\+)([0-9A-Fa-f]{2,8})\}?")
 _COMPOSABLE = re.compile("[\u1100-\u11ff\u3099\u309a\u3131-\u318e\ua960-\ua97f\ud7b0-\ud7ff\uff61-\uffdc]")

@@ -43,7 +43,7 @@ _ADULT = 18
 _LAST_GRADE = 13
 # "golden age, 3 ships": behind a comma no longer the number that "age" announces.
 _AGE = "age"
-_CLAUSE_ENDS = frozenset(",;.\n")
+_CLAUSE_ENDS = frozenset(",;.")
 _NUMBER_PREFIXES = frozenset({NUMBER_PREFIX, FOREIGN_NUMBER_PREFIX})
 
 Edges = Mapping[int, Sequence[tuple[int, tuple[str, ...]]]]
