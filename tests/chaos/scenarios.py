@@ -254,9 +254,10 @@ def _move_clock(world: World, over: threading.Event, rng: random.Random) -> None
 
 
 def _push_repeats(world: World) -> None:
-    world.push_some()
-    done = list(world.pushed)
-    world.push_again(world.random.choice(done))
+    (job_id,) = world.push_some()
+    if world.random.random() < 0.3:
+        world.push_twin(job_id)
+    world.push_again(world.random.choice(list(world.pushed)))
 
 
 SCENARIOS: dict[str, Scenario] = {

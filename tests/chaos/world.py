@@ -143,7 +143,8 @@ class World:
         self.random = random.Random(seed)
         self.traits = traits
         self.keys = Keys(QUEUE)
-        self.pushed: dict[str, dict[str, Any]] = {}
+        self.pushed: dict[str, list[dict[str, Any]]] = {}
+        """What was asked for under each id; more than one thing where a producer used it twice."""
         self.kills = 0
         self.problems: list[str] = []
         memory = Path("/dev/shm")
@@ -190,14 +191,22 @@ class World:
                 "seed": rng.randrange(2**53 - 3),
             },
         }
-        self.pushed[job_id] = document
+        self.pushed[job_id] = [document]
         self.push_again(job_id)
         return job_id
+
+    def push_twin(self, job_id: str) -> None:
+        """Another job under the same id, with as many files."""
+        first = self.pushed[job_id][0]
+        prompt = f"a twin of {first['prompt']}"
+        twin = first | {"prompt": prompt, "config": first["config"] | {"seed": self.random.randrange(2**32)}}
+        self.pushed[job_id].append(twin)
+        self.push_again(job_id)
 
     def push_again(self, job_id: str) -> None:
         """Once for each spelling. Where Redis is away the producer repeats, perhaps what did arrive."""
         for spelling in self.traits.spellings:
-            raw = element(self.pushed[job_id], spelling)
+            raw = element(self.pushed[job_id][-1], spelling)
             self.insistently(lambda raw=raw: self.client.lpush(QUEUE, raw))  # type: ignore[misc]
 
     def insistently(self, call: Callable[[], Any], timeout_s: float = 60.0) -> Any:
