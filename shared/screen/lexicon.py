@@ -285,7 +285,10 @@ def skeleton(text: str) -> str:
     """One letter for all that can be read as it, and runs of a letter reduced to one."""
     if text.isascii():
         return without_repeats(text.translate(_SKELETON))
-    return without_repeats(map_characters(text, {letter: _LOOKS.get(letter, letter) for letter in set(text)}))
+    letters = set(text)
+    if letters.isdisjoint(_LOOKS):
+        return without_repeats(text)
+    return without_repeats(map_characters(text, {letter: _LOOKS.get(letter, letter) for letter in letters}))
 
 
 def without_repeats(text: str) -> str:
