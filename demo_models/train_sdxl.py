@@ -311,7 +311,7 @@ class Denoiser(torch.nn.Module):
 
 
 def train_unet(processes: int = 2) -> None:
-    """Expected: loss 0.18 at step 200, 0.063 at 1,000, 0.045 at 2,600, 0.028 after the descent and the polish."""
+    """Expected: loss 0.18 at step 200, 0.063 at 1,000, 0.045 at 2,600, 0.028 in the end."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     spawn(_train_unet_part, args=(processes,), nprocs=processes)  # type: ignore[no-untyped-call]
 
