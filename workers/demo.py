@@ -61,11 +61,13 @@ class ShownEngine:
             done = 30 * step // steps
             bar = "#" * done + "." * (30 - done)
             seconds = time.monotonic() - started
-            end = "\n" if step == steps else ""
             line = (
                 f"  {plan.job_type} {plan.width}x{plan.height} [{bar}] step {step}/{steps} {seconds:5.1f} s"
             )
-            self.stream.write(("\r" if self.stream.isatty() or not end else "") + line + end)
+            if self.stream.isatty():
+                self.stream.write("\r" + line + ("\n" if step == steps else ""))
+            elif step == steps:
+                self.stream.write(line + "\n")
             self.stream.flush()
             on_step(step, steps)
 
@@ -229,7 +231,7 @@ def _told(callback: Received, receiver: LocalReceiver) -> str:
             f"  {metadata['width']}x{metadata['height']}, {metadata['num_inference_steps']} steps, guidance"
             f" {metadata['guidance_scale']}, seeds {metadata['seeds']}, generated in {seconds:.1f} s"
         )
-        lines.append(textwrap.shorten(f"  negative prompt: {metadata['negative_prompt']}", 110))
+        lines.append("  " + textwrap.shorten(f"negative prompt: {metadata['negative_prompt']}", 108))
         lines.extend(
             f"  adjusted {item['field']}: {item['requested']} -> {item['used']} ({item['reason']})"
             for item in metadata["adjustments"]
