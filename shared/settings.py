@@ -17,6 +17,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, Validation
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import SettingsError
+from shared.webhook import same_origin
 
 QUALITY_NEGATIVES = (
     "blurry, low quality, worst quality, jpeg artifacts, distorted, deformed, bad anatomy, extra limbs,"
@@ -199,7 +200,9 @@ class Settings(BaseSettings):
     @property
     def callback_is_own_host(self) -> bool:
         """Whether callbacks go to Supabase itself, which alone may see the service key."""
-        return bool(self.supabase_url) and _origin(self.resolved_callback_url) == _origin(self.supabase_url)
+        return bool(self.supabase_url) and same_origin(
+            self.resolved_callback_url or "", self.supabase_url or ""
+        )
 
     def secrets(self) -> list[str]:
         """Every secret value, and the password inside REDIS_URL: what no log may hold."""
@@ -388,8 +391,3 @@ def _scheme(url: str) -> str | None:
     except ValueError:
         return None
     return parts.scheme
-
-
-def _origin(url: str | None) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url or "")
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)

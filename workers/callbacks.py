@@ -129,9 +129,8 @@ class Callbacks:
                     self._announce_again(work, SERVICE_PAUSE_S)
                 else:
                     self.due_in(SERVICE_PAUSE_S)
-            except Exception:
-                # A sender thread must outlive whatever one callback does to it; the entry stays claimed and
-                # is due again when the claim ends.
+            except Exception:  # A sender thread has to outlive whatever one callback does to it.
+                # The entry stays claimed and is due again when the claim ends.
                 log.exception("unexpected error while sending a callback")
                 self.due_in(60.0)
             finally:

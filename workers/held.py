@@ -77,10 +77,6 @@ class Hands:
         with self._changed:
             return list(self._held)
 
-    def abort_all(self, reason: Callable[[], WorkerError]) -> None:
-        for held in self.all():
-            held.abort(reason())
-
     def abort_of(self, worker: str, reason: Callable[[], WorkerError]) -> None:
         """Stop what is held under a worker id that was swept."""
         for held in self.all():
