@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY = PASSIVE
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,gateway,dev]'
 	touch $@
 
 demo: $(INSTALLED)
