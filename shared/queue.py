@@ -15,10 +15,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 import redis
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 LATE_S: Final = 1.0
 """A command may reach the server so many seconds after its sender gave it up."""
 SEVEN_DAYS_MS: Final = 7 * 24 * 3600 * 1000
+PROGRESS_TTL_MS: Final = 60_000
+"""A worker that dies leaves what it published of its progress for so long."""
 SERVER_CLOCK: Final = resources.files("shared").joinpath("lua/_clock.lua").read_text()
 _BLAME: Final = resources.files("shared").joinpath("lua/_blame.lua").read_text()
 
@@ -67,6 +70,9 @@ class Keys:
 
     def publishing(self, member: str) -> str:
         return f"{self._prefix}publishing:{member}"
+
+    def progress(self, member: str) -> str:
+        return f"{self._prefix}progress:{member}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +392,7 @@ class WorkQueue:
             [
                 *(k.tombstones, k.processing(lease.worker), k.deliveries, k.done(member), k.cancel(member)),
                 *(k.outbox, k.outbox_bodies, k.outbox_state, k.dead, k.publishing(member)),
+                k.progress(member),
             ],
             [
                 *(lease.worker, lease.raw, lease.sha, member, body or b"", SEVEN_DAYS_MS, dead_reason or ""),
@@ -423,14 +430,19 @@ class WorkQueue:
         keys = [self.keys.tombstones, self.keys.processing(lease.worker), self.keys.done(member_of(job_id))]
         return bool(self.scripts.run("owns", keys, [lease.worker, lease.raw]))
 
-    def cancelled(self, job_ids: Iterable[str]) -> set[str]:
-        """Those of the jobs whose cancellation was asked for; one round trip."""
+    def look(self, job_ids: Iterable[str], progress: Mapping[str, str] = MappingProxyType({})) -> set[str]:
+        """Those of the jobs in hand whose cancellation was asked for; one round trip.
+
+        With it goes how far the running ones are: job → `shared.progress.StepProgress.encode`.
+        """
         wanted = list(job_ids)
         if not wanted:
             return set()
-        with translated_redis_errors():
-            marks = self._connections.commands.mget([self.keys.cancel(member_of(name)) for name in wanted])
-        return {name for name, mark in zip(wanted, cast(list[Any], marks), strict=True) if mark is not None}
+        keys = [self.keys.cancel(member_of(job_id)) for job_id in wanted]
+        for member in map(member_of, progress):
+            keys += [self.keys.done(member), self.keys.progress(member)]
+        cancelled = self.scripts.run("look", keys, [PROGRESS_TTL_MS, *progress.values()])
+        return {wanted[position - 1] for position in cancelled}
 
     def unblock(self) -> None:
         """Wake a `take` that waits in another thread; it returns None.

@@ -368,7 +368,7 @@ def test_a_cancellation_is_seen_by_the_workers_and_forgotten_after_seven_days(
         "job": "job-1",
         "asked": {"sdxl_queue": True, "wan_queue": True},
     }
-    assert worker.cancelled(["job-1", "job-2"]) == {"job-1"}
+    assert worker.look(["job-1", "job-2"]) == {"job-1"}
     assert client.ttl("{sdxl_queue}:cancel:job-1") == pytest.approx(7 * 24 * 3600, abs=60)
 
 

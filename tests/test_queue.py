@@ -7,6 +7,7 @@ import redis
 from support.queues import Fleet
 
 from shared.errors import OwnershipLost, ServiceMisconfigured, ServiceUnavailable
+from shared.progress import StepProgress, read_progress
 from shared.queue import (
     Lease,
     QueueSettings,
@@ -286,8 +287,35 @@ def test_an_unreachable_server_is_a_service_that_is_unavailable(redis_url: str) 
 def test_cancellations_of_all_jobs_in_hand_are_read_in_one_look(fleet: Fleet) -> None:
     queue = fleet.worker()
     fleet.client.set(queue.keys.cancel("b"), 1)
-    assert queue.cancelled(["a", "b"]) == {"b"}
-    assert queue.cancelled([]) == set()
+    assert queue.look(["a", "b"]) == {"b"}
+    assert queue.look(["a", "b", "c"], {"c": "1/2 1", "a": "3/4 1"}) == {"b"}
+    assert queue.look([]) == set()
+
+
+def test_published_progress_is_read_by_job_and_forgotten_within_a_minute(fleet: Fleet) -> None:
+    queue, progress = fleet.worker(), StepProgress(step=3, steps=25, attempt=2)
+    queue.look(["a", "b"], {"a": progress.encode()})
+    assert read_progress(fleet.client, "sdxl_queue", ["a", "b", "unheard of"]) == {"a": progress}
+    assert read_progress(fleet.client, "sdxl_queue", []) == {}
+    assert 50_000 < fleet.client.pttl(queue.keys.progress("a")) <= 60_000
+
+
+def test_progress_that_nobody_could_have_published_is_no_progress(fleet: Fleet) -> None:
+    queue = fleet.worker()
+    for raw in (b"", b"25", b"1/25", b"1/25 1 1", b"-1/25 1", b"\xff/25 1", b"1" * 5000):
+        fleet.client.set(queue.keys.progress("a"), raw)
+        assert read_progress(fleet.client, "sdxl_queue", ["a"]) == {}
+
+
+def test_the_end_of_a_job_is_the_end_of_its_progress(fleet: Fleet) -> None:
+    queue = fleet.worker()
+    fleet.push(A)
+    lease = take(queue)
+    queue.look(["a"], {"a": "25/25 1"})
+    queue.finish(lease, "a", BODY)
+    assert not fleet.client.exists(queue.keys.progress("a"))
+    queue.look(["a"], {"a": "25/25 1"})
+    assert not fleet.client.exists(queue.keys.progress("a"))
 
 
 def test_an_id_that_is_no_identifier_never_becomes_part_of_a_key() -> None:
@@ -299,6 +327,7 @@ def test_an_id_that_is_no_identifier_never_becomes_part_of_a_key() -> None:
 def test_all_keys_lie_in_the_slot_of_the_queue(fleet: Fleet) -> None:
     queue = fleet.worker()
     fleet.push(A)
+    queue.look(["a", "b"], {"b": "1/2 1"})
     queue.finish(take(queue), "a", BODY)
     queue.beat()
     names = {key.decode() for key in fleet.client.keys("*")} - {"test:now"}

@@ -291,6 +291,15 @@ def test_a_worker_whose_first_lease_meets_a_dead_connection_waits_for_the_next_o
     assert exits == [0]
 
 
+def test_progress_travels_with_the_look_for_cancellations_at_no_further_round_trip(
+    proxy: RedisProxy, queue: WorkQueue
+) -> None:
+    queue.look(["a"])  # the server knows the script from here on
+    before = proxy.requests
+    queue.look(["a", "b", "c"], {"a": "3/25 1", "b": "4/25 1"})
+    assert proxy.requests == before + 1
+
+
 def test_an_idle_worker_stays_within_four_hundred_round_trips_an_hour(
     proxy: RedisProxy, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from support.jobs import payload
 
 from shared.errors import GenerationFailed, JobError, NodeFault, OutOfMemory
 from shared.plan import Plan
+from shared.progress import StepProgress, read_progress
 from workers.engines.fake import FakeEngine
 from workers.scratch import Scratch
 
@@ -91,6 +92,27 @@ def test_a_running_job_is_cancelled_within_about_a_second(installation: Installa
         until(lambda: held._reason is not None, 3)
         release.set()
         assert installation.terminal("job-1").document["metadata"]["error_code"] == "cancelled"
+
+
+def test_the_steps_of_a_running_job_are_told_until_it_ends(installation: Installation) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def before_step(plan: Plan, step: int) -> None:
+        if step == 3:
+            entered.set()
+            release.wait(20)
+
+    def told() -> dict[str, StepProgress]:
+        return read_progress(installation.client, "sdxl_queue", ["job-1"])
+
+    installation.engine = FakeEngine(before_step=before_step)
+    with installation.serving():
+        installation.push(payload(config={"size": "64*64", "sample_steps": 5}))
+        assert entered.wait(20)
+        until(lambda: told() == {"job-1": StepProgress(step=2, steps=5, attempt=1)}, 5)
+        release.set()
+        installation.terminal("job-1")
+    assert told() == {}
 
 
 def test_a_repeated_job_is_acknowledged_and_its_callback_sent_again(installation: Installation) -> None:

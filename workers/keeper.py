@@ -1,4 +1,4 @@
-"""The heartbeat: renews the lease, sweeps dead workers, notices cancellations and hangs.
+"""The heartbeat: renews the lease, sweeps dead workers, tells the progress, notices cancellations and hangs.
 
 A thread and never a process: a process would go on renewing for a parent that is stopped or dead.
 """
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from shared.errors import ServiceError
+from shared.progress import StepProgress
 from shared.queue import WorkQueue
 from shared.webhook import service_pause_s
 from workers.callbacks import Callbacks
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 STOPPED_S = 10.0
 """A thread that only slept a second and wakes this much later was stopped, and the process with it."""
 LOOK_EVERY_S = 1.0
-"""Seconds between two looks for cancellations while a job is in hand; none are made while idle."""
+"""Seconds between two looks for cancellations, which also tell the progress, while a job is in hand; none are
+made while idle."""
 
 
 class Keeper:
@@ -97,7 +99,13 @@ class Keeper:
                 self._callbacks.due_in(beat.callback_due_s)
 
     def _look(self) -> None:
-        """Cancellations of the jobs in hand: one round trip, whatever their number."""
-        job_ids = [held.job_id for held in self._hands.all() if held.job_id is not None]
-        if job_ids:
-            self._hands.abort_cancelled(self._queue.cancelled(job_ids))
+        """How far the running job is goes out, cancellations come in: one round trip for all in hand."""
+        attempts = {held.job_id: held.attempt for held in self._hands.all() if held.job_id is not None}
+        if not attempts:
+            return
+        progress: dict[str, str] = {}
+        running = self._progress.snapshot()
+        if running is not None and running.job_id in attempts:
+            published = StepProgress(running.step, running.steps, attempts[running.job_id])
+            progress[running.job_id] = published.encode()
+        self._hands.abort_cancelled(self._queue.look(attempts, progress))

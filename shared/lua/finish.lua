@@ -1,4 +1,4 @@
--- KEYS tombstones processing deliveries done cancel outbox outbox_bodies outbox_state dead publishing
+-- KEYS tombstones processing deliveries done cancel outbox outbox_bodies outbox_state dead publishing progress
 -- ARGV worker raw sha member body done_ttl_ms dead_reason dead_count dead_ttl_ms
 -- Ends an element, in one step: with a terminal callback (body), as a dead letter (dead_reason), or both.
 -- "committed"; "duplicate": the job was done before, its stored callback goes out again;
@@ -20,7 +20,7 @@ if removed == 0 then
   return 'lost'
 end
 redis.call('HDEL', KEYS[3], ARGV[3])
-redis.call('DEL', KEYS[10])
+redis.call('DEL', KEYS[10], KEYS[11])
 if stored then
   deliver(stored)
   return 'duplicate'
