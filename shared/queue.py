@@ -194,6 +194,20 @@ def _passes(error: redis.ResponseError) -> bool:
     return any(re.search(rf"(^|[ -]){code}\b", str(error)) for code in _PASSING_CODES)
 
 
+def request_cancellation(client: redis.Redis, keys: Keys, job_id: str) -> bool:
+    """Ask the workers for a job's end. False where it has ended already.
+
+    The mark lives as long as a done marker: after it a job of the same id is another job. A commit that it
+    meets wins. Raises `ServiceUnavailable` or `ServiceMisconfigured`.
+    """
+    member = member_of(job_id)
+    with translated_redis_errors():
+        if client.exists(keys.done(member)):
+            return False
+        client.set(keys.cancel(member), 1, px=SEVEN_DAYS_MS)
+        return True
+
+
 class RedisConnections:
     """The two kinds of connection a worker has.
 

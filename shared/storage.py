@@ -375,6 +375,11 @@ class FolderStorage:
 
             self._replace(target, copy)
 
+    def file(self, bucket: str, key: str) -> Path | None:
+        """The file of an object, None where there is none. Raises `ServiceRefused` where it cannot be one."""
+        target = self._path(bucket, key)
+        return target if target.is_file() else None
+
     def link(self, bucket: str, key: str, kind: LinkKind) -> str:
         target = self._path(bucket, key)
         if kind == "signed" and not target.is_file():

@@ -913,6 +913,21 @@ def test_a_folder_refuses_a_link_that_leads_out_of_it(tmp_path: Path, picture: P
         FolderStorage(root).upload("sdxl_image_fast", "u1/j1_1.png", picture, "image/png")
 
 
+def test_a_folder_gives_the_file_of_an_object_and_nothing_outside(tmp_path: Path, picture: Path) -> None:
+    root = tmp_path / "results"
+    storage = FolderStorage(root)
+    storage.upload("sdxl_image_fast", "u1/j1_1.png", picture, "image/png")
+    found = storage.file("sdxl_image_fast", "u1/j1_1.png")
+    assert found is not None
+    assert found.read_bytes() == picture.read_bytes()
+    assert storage.file("sdxl_image_fast", "u1/none.png") is None
+    assert storage.file("sdxl_image_fast", "u1") is None
+    (root / "sdxl_image_fast" / "link.png").symlink_to(picture)
+    for key in ("../secret.png", "u1/../../secret.png", "/etc/passwd", "link.png"):
+        with pytest.raises(ServiceRefused):
+            storage.file("sdxl_image_fast", key)
+
+
 def test_a_folder_behind_a_web_server_is_linked_by_its_address(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path, "https://pictures.example/files/")
     link = storage.link("sdxl_image_fast", "u1/j 1.png", "public")

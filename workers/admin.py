@@ -13,18 +13,22 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 import redis
 
 from shared.errors import MalformedElement, ServiceError, SettingsError
 from shared.job import IDENTIFIER, MAX_IDENTIFIER_CHARACTERS, Envelope
-from shared.queue import SEVEN_DAYS_MS, Keys, RedisConnections, Scripts, member_of, translated_redis_errors
+from shared.queue import (
+    Keys,
+    RedisConnections,
+    Scripts,
+    member_of,
+    request_cancellation,
+    translated_redis_errors,
+)
 from shared.settings import Settings, load_console_settings
 from workers.exits import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE
-
-CANCEL_MS: Final = SEVEN_DAYS_MS
-"""As long as a done marker: after it a job of the same id is another job."""
 
 
 class Refused(Exception):
@@ -216,12 +220,7 @@ class Console:
 
     def cancel(self, job_id: str) -> bool:
         """Ask for a job's end. False where it has ended already."""
-        member = member_of(job_id)
-        with translated_redis_errors():
-            if self._client.exists(self._keys.done(member)):
-                return False
-            self._client.set(self._keys.cancel(member), 1, px=CANCEL_MS)
-            return True
+        return request_cancellation(self._client, self._keys, job_id)
 
     def _workers(self, now: int) -> list[WorkerView]:
         k = self._keys

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import workers.encode
+from shared.assets import asset_key, thumbnail_key
 from shared.errors import JobError
 from shared.plan import Plan
-from workers.encode import EncodingFailed, Marking, asset_key, encode_sample, thumbnail_key
+from workers.encode import EncodingFailed, Marking, encode_sample
 from workers.encode.png import encode_png
 from workers.encode.types import MediaFault
 from workers.encode.verify import verify_png

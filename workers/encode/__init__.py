@@ -10,10 +10,10 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.assets import asset_key, thumbnail_key
 from shared.plan import Plan
 from workers.encode.boxes import VideoFacts
 from workers.encode.c2pa import check_signer, sign_file
-from workers.encode.keys import asset_key, thumbnail_key
 from workers.encode.mark import xmp_packet
 from workers.encode.mp4 import frame_rate, write_mp4
 from workers.encode.png import encode_png
@@ -28,10 +28,8 @@ __all__ = [
     "EncodingFailed",
     "Marking",
     "MediaFile",
-    "asset_key",
     "check_signer",
     "encode_sample",
-    "thumbnail_key",
 ]
 
 PNG = "image/png"
