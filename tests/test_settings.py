@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from shared.configuration import help_text
 from shared.errors import SettingsError
-from shared.settings import Settings, help_text, load_console_settings, load_settings
+from shared.settings import Settings, load_console_settings, load_settings
 
 SECRETS = {
     "REDIS_URL": "redis://default:planted-redis-password@redis.example:6379",
@@ -232,7 +233,7 @@ def test_the_help_lists_every_setting_with_its_meaning_and_no_value_of_this_mach
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUPABASE_SERVICE_KEY", "planted-service-key")
-    text = help_text("usage: worker")
+    text = help_text("usage: worker", Settings)
     assert text.startswith("usage: worker")
     assert "planted" not in text
     lines = text.split("\n")

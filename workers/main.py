@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared.configuration import help_text
 from shared.errors import SettingsError
 from shared.log import configure_logging
-from shared.settings import Settings, help_text, load_settings
+from shared.settings import Settings, load_settings
 from workers.exits import EXIT_NODE_FAULT, EXIT_SETTINGS
 from workers.kind import Kind
 from workers.restarts import Restarts
@@ -40,7 +41,7 @@ def main(kind: Kind, argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     if arguments.help:
-        print(help_text(parser.format_help()))  # noqa: T201
+        print(help_text(parser.format_help(), Settings))  # noqa: T201
         return 0
     # Threads of OpenMP that spin while they wait for each other cost a busy machine most of its time: 2,000
     # small convolutions took 10.3 s on two busy cores, and 0.6 s with this. Read when torch is loaded.
