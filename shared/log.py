@@ -66,7 +66,7 @@ def _frames_only(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        own = type(link).__module__.split(".")[0] in {"shared", "workers"}
+        own = type(link).__module__.split(".")[0] in {"shared", "workers", "gateway"}
         parts.append(f"{type(link).__module__}.{type(link).__qualname__}" + (f": {link}" if own else ""))
         frames = traceback.extract_tb(link.__traceback__)
         parts.extend(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)

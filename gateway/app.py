@@ -1,0 +1,98 @@
+"""Puts the gateway together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+
+from gateway import errors, health
+from gateway.database import Database
+from gateway.parts import Parts
+from gateway.settings import GatewaySettings, load_gateway_settings
+from gateway.users import Users
+from shared.job import MAX_ELEMENT_BYTES
+from shared.queue import RedisConnections
+from shared.screen import Screen
+
+ROUTERS: Final = (health.router,)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_app(
+    settings: GatewaySettings | None = None, *, clock: Callable[[], datetime] = utc_now
+) -> FastAPI:
+    """The gateway as an ASGI application; its database has to be migrated.
+
+    Without `settings` they are read from the environment; then raises `SettingsError`.
+    """
+    settings = settings or load_gateway_settings()
+    parts = make_parts(settings, clock)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            parts.redis.close()
+            parts.database.close()
+
+    app = FastAPI(
+        title="Generation gateway",
+        description="Takes jobs for the SDXL and WAN workers, receives their callbacks, enhances prompts.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        max_body_size=MAX_ELEMENT_BYTES,
+    )
+    app.state.parts = parts
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    errors.install(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "apikey", "x-client-info"],
+            expose_headers=["Retry-After"],
+        )
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Parts:
+    assert settings.redis_url is not None
+    rules = settings.screen_rules
+    return Parts(
+        settings=settings,
+        database=Database(settings.resolved_database_url),
+        redis=RedisConnections(settings.redis_url.get_secret_value(), block_s=0).commands,
+        screen=Screen.with_operator_rules(rules) if rules else Screen.standard(),
+        users=Users(settings),
+        clock=clock,
+    )
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI declares 422 for a request of the wrong form, which this application answers with 400."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        for path in schema["paths"].values():
+            for operation in path.values():
+                declared = operation["responses"].get("422", {})
+                if "HTTPValidationError" in str(declared):
+                    del operation["responses"]["422"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schema.get("components", {}).get("schemas", {}).pop(name, None)
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,46 @@
+"""What every endpoint works with, made once by `create_app`, and the dependencies that hand it to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+import redis
+from fastapi import Depends, Request
+
+from gateway.database import Database
+from gateway.settings import GatewaySettings
+from gateway.users import User, Users
+from shared.screen import Screen
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`redis` takes commands that do not block. `clock` tells the time in UTC."""
+
+    settings: GatewaySettings
+    database: Database
+    redis: redis.Redis
+    screen: Screen
+    users: Users
+    clock: Callable[[], datetime]
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+async def _given_parts(request: Request) -> Parts:
+    return _parts(request)
+
+
+async def _current_user(request: Request) -> User:
+    return await _parts(request).users.of(request)
+
+
+# Both are coroutines so that they run on the loop: a plain function would cost a change of threads each.
+GivenParts = Annotated[Parts, Depends(_given_parts)]
+CurrentUser = Annotated[User, Depends(_current_user)]
