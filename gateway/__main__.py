@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
+import socket
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gateway.settings import GatewaySettings, load_gateway_settings
 from shared.configuration import help_text
 from shared.errors import ServiceUnavailable, SettingsError
 from shared.log import configure_logging
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
 EXIT_SETTINGS = 78
 EXIT_UNAVAILABLE = 69
@@ -62,24 +68,38 @@ def migrate(settings: GatewaySettings) -> int:
 
 
 def serve(settings: GatewaySettings) -> int:
-    import uvicorn
-
     from gateway.app import create_app
 
     migrate(settings)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.gateway_host,
-        port=settings.gateway_port,
-        # Its lines would carry one-time tickets and signed links.
-        access_log=False,
-        log_config=None,
-        # A header that anybody can send must not decide whose address counts as this machine's.
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
+    gateway = server(create_app(settings), settings.gateway_host, settings.gateway_port)
+    gateway.run()
+    return 0 if gateway.started else EXIT_UNAVAILABLE
+
+
+def server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
+    """The HTTP server of the gateway, not yet started."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # It waits for open connections, and a stream of events would stay open for long.
+            app.state.parts.live.close()
+            await super().shutdown(sockets)
+
+    return Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            # Its lines would carry one-time tickets and signed links.
+            access_log=False,
+            log_config=None,
+            # A header that anybody can send must not decide whose address counts as this machine's.
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from gateway import errors, health
+from gateway import errors, events, health
 from gateway.database import Database
+from gateway.live import Live
 from gateway.parts import Parts
 from gateway.settings import GatewaySettings, load_gateway_settings
+from gateway.states import job_states
 from gateway.users import Users
 from shared.job import MAX_ELEMENT_BYTES
 from shared.queue import RedisConnections
 from shared.screen import Screen
 
-ROUTERS: Final = (health.router,)
+ROUTERS: Final = (health.router, events.router)
 
 
 def utc_now() -> datetime:
@@ -39,9 +43,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        poller = asyncio.create_task(parts.live.run())
         try:
             yield
         finally:
+            parts.live.close()
+            poller.cancel()
+            await asyncio.wait([poller])
             parts.redis.close()
             parts.database.close()
 
@@ -71,12 +79,15 @@ def create_app(
 def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Parts:
     assert settings.redis_url is not None
     rules = settings.screen_rules
+    database = Database(settings.resolved_database_url)
+    redis = RedisConnections(settings.redis_url.get_secret_value(), block_s=0).commands
     return Parts(
         settings=settings,
-        database=Database(settings.resolved_database_url),
-        redis=RedisConnections(settings.redis_url.get_secret_value(), block_s=0).commands,
+        database=database,
+        redis=redis,
         screen=Screen.with_operator_rules(rules) if rules else Screen.standard(),
         users=Users(settings),
+        live=Live(partial(job_states, database, redis)),
         clock=clock,
     )
 

@@ -11,6 +11,7 @@ import redis
 from fastapi import Depends, Request
 
 from gateway.database import Database
+from gateway.live import Live
 from gateway.settings import GatewaySettings
 from gateway.users import User, Users
 from shared.screen import Screen
@@ -25,6 +26,7 @@ class Parts:
     redis: redis.Redis
     screen: Screen
     users: Users
+    live: Live
     clock: Callable[[], datetime]
 
 
