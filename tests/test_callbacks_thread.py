@@ -285,3 +285,30 @@ def test_a_flush_waits_for_what_is_being_sent(make_desk: MakeDesk) -> None:
     gate.set()
     thread.join(WAIT_S)
     assert flushed == [True]
+
+
+def test_announcing_a_job_waits_for_no_sender(make_desk: MakeDesk) -> None:
+    desk = make_desk(1)
+    desk.callbacks.start()
+    held = desk.take("a")
+    with desk.callbacks._changed:  # what a sender that has no CPU at the moment may hold
+        announcing = threading.Thread(target=lambda: desk.announce(held))
+        announcing.start()
+        announcing.join(WAIT_S)
+        assert not announcing.is_alive()
+    desk.sender.wait_for(("a", "processing"))
+
+
+def test_a_callback_that_is_due_later_is_sent_while_the_sender_that_waited_for_it_is_busy(
+    make_desk: MakeDesk,
+) -> None:
+    desk = make_desk(2)
+    gate = desk.sender.hold("a", "processing")
+    desk.callbacks.start()
+    desk.callbacks.flush(WAIT_S)  # the first look into the outbox
+    desk.commit(desk.take("later"), tell=False)
+    desk.callbacks.due_in(0.2)
+    desk.announce(desk.take("a"))
+    desk.sender.wait_for(("a", "processing"))
+    desk.sender.wait_for(("later", "completed"))
+    gate.set()

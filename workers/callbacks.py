@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Protocol
 
 from shared.callback import WorkerFacts, processing_body
@@ -61,13 +62,21 @@ class Callbacks:
         self._clock = clock
         self._announcements: list[_Announcement] = []
         self._announcing: set[str] = set()
-        self._changed = threading.Condition()
+        self._begun: SimpleQueue[tuple[Held, Plan] | None] = SimpleQueue()
+        lock = threading.Lock()
+        # Idle senders wait here; one of them is woken for each thing to do.
+        self._work = threading.Condition(lock)
+        # Whoever waits for what the senders do.
+        self._changed = threading.Condition(lock)
         self._outbox_due: float | None = 0.0
         self._sending = 0
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._run, name=f"sender-{index}", daemon=True)
-            for index in range(threads)
+            threading.Thread(target=self._relay, name="announcer", daemon=True),
+            *(
+                threading.Thread(target=self._run, name=f"sender-{index}", daemon=True)
+                for index in range(threads)
+            ),
         ]
 
     def start(self) -> None:
@@ -75,10 +84,8 @@ class Callbacks:
             thread.start()
 
     def processing(self, held: Held, plan: Plan) -> None:
-        body = processing_body(plan, self._facts(), held.attempt)
-        with self._changed:
-            self._announcements.append(_Announcement(held, body, self._clock()))
-            self._changed.notify_all()
+        """The job begins. Returns at once: the thread that drives the device waits for no sender's lock."""
+        self._begun.put((held, plan))
 
     def committed(self) -> None:
         """A terminal callback was put into the outbox."""
@@ -90,7 +97,7 @@ class Callbacks:
             due = self._clock() + seconds
             if self._outbox_due is None or due < self._outbox_due:
                 self._outbox_due = due
-                self._changed.notify_all()
+                self._work.notify()
 
     def flush(self, timeout_s: float) -> None:
         """Wait until everything that becomes due within `timeout_s` seconds was sent, or they are over."""
@@ -103,9 +110,16 @@ class Callbacks:
     def close(self) -> None:
         with self._changed:
             self._closed = True
+            self._work.notify_all()
             self._changed.notify_all()
+        self._begun.put(None)
 
-    # --- the sender threads
+    # --- the threads
+
+    def _relay(self) -> None:
+        while (begun := self._begun.get()) is not None:
+            held, plan = begun
+            self._announce_in(0.0, held, processing_body(plan, self._facts(), held.attempt))
 
     def _nothing_due(self, deadline: float) -> bool:
         due = self._outbox_due is not None and self._outbox_due <= deadline
@@ -126,7 +140,7 @@ class Callbacks:
             except ServiceError as error:
                 log.warning("%s; callbacks wait", error)
                 if isinstance(work, _Announcement):
-                    self._announce_again(work, SERVICE_PAUSE_S)
+                    self._announce_in(SERVICE_PAUSE_S, work.held, work.body, work.attempts + 1)
                 else:
                     self.due_in(SERVICE_PAUSE_S)
             except Exception:  # A sender thread has to outlive whatever one callback does to it.
@@ -147,18 +161,22 @@ class Callbacks:
                 if self._outbox_due is not None and self._outbox_due <= now:
                     # The sender that comes back from the outbox knows when the next one is due.
                     self._outbox_due = None
-                    self._sending += 1
-                    return "outbox"
+                    return self._taken("outbox")
                 for item in self._announcements:
                     if item.due <= now:
                         self._announcements.remove(item)
-                        self._sending += 1
-                        return item
+                        return self._taken(item)
                 dues = [item.due for item in self._announcements]
                 if self._outbox_due is not None:
                     dues.append(self._outbox_due)
-                self._changed.wait(min(dues) - now if dues else None)
+                self._work.wait(min(dues) - now if dues else None)
             return None
+
+    def _taken(self, work: _Announcement | str) -> _Announcement | str:
+        self._sending += 1
+        if self._announcements or self._outbox_due is not None:
+            self._work.notify()  # The one that goes may have been the one that watched the clock for these.
+        return work
 
     def _announce(self, item: _Announcement) -> None:
         job_id = item.held.job_id
@@ -179,14 +197,12 @@ class Callbacks:
         log.warning("the processing callback was not accepted (%s)", delivery.detail)
         if delivery.outcome == "retry":
             pause = max(backoff_seconds(item.attempts, random.random), delivery.retry_after or 0.0)
-            self._announce_again(item, pause)
+            self._announce_in(pause, item.held, item.body, item.attempts + 1)
 
-    def _announce_again(self, item: _Announcement, pause_s: float) -> None:
+    def _announce_in(self, seconds: float, held: Held, body: bytes, attempts: int = 1) -> None:
         with self._changed:
-            self._announcements.append(
-                _Announcement(item.held, item.body, self._clock() + pause_s, item.attempts + 1)
-            )
-            self._changed.notify_all()
+            self._announcements.append(_Announcement(held, body, self._clock() + seconds, attempts))
+            self._work.notify()
 
     def _deliver(self) -> None:
         rest = self._outbox.deliver_next(before=self._wait_announced)
