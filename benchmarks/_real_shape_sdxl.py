@@ -101,7 +101,7 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     from benchmarks._original_layout import original_layout
-    from workers.engines.sdxl_single_file import SHIPPED_CONFIG
+    from shared.sdxl_config import SHIPPED_CONFIG
 
     def text_config(name: str) -> Any:
         return CLIPTextConfig.from_pretrained(SHIPPED_CONFIG / name, local_files_only=True)

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 HERE = Path(__file__).parent
-SHIPPED = HERE.parent / "workers" / "engines" / "sdxl_config"
+SHIPPED = HERE.parent / "shared" / "sdxl_config"
 SEED = 1
 VOCABULARY = 1024
 WIDTH, WIDTH_2 = 32, 48

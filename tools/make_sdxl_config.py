@@ -1,4 +1,4 @@
-"""Write workers/engines/sdxl_config: the configuration and tokenizer files of the SDXL base pipeline.
+"""Write shared/sdxl_config: the configuration and tokenizer files of the SDXL base pipeline.
 
 With them a checkpoint in a single file can be loaded without asking a hub.
 
@@ -19,7 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent.parent / "workers" / "engines" / "sdxl_config"
+FOLDER = Path(__file__).resolve().parent.parent / "shared" / "sdxl_config"
 VOCABULARY_IN_WHEEL = "open_clip/bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 VOCABULARY_SIZE = 49_408

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from shared.sdxl_config import SHIPPED_CONFIG
 from workers.engines.device import quiet_libraries
-from workers.engines.sdxl_single_file import SHIPPED_CONFIG
 
 
 def parameters(module: Any) -> int:

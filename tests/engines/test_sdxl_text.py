@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.sdxl import TINY_SDXL
 
 from shared.plan import fit_terms
+from shared.sdxl_config import SHIPPED_CONFIG
 from workers.engines.device import quiet_libraries
-from workers.engines.sdxl_single_file import SHIPPED_CONFIG
 from workers.engines.sdxl_text import ClipTokenizers, encode_text
 
 

@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shared.sdxl_config import SHIPPED_CONFIG
 from workers.engines.device import has_bfloat16, translated_load_errors
-from workers.engines.sdxl_single_file import SHIPPED_CONFIG, SingleFile, refuse_gaps, unusable
+from workers.engines.sdxl_single_file import SingleFile, refuse_gaps, unusable
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,6 @@ from shared.errors import SettingsError
 if TYPE_CHECKING:
     import torch
 
-SHIPPED_CONFIG: Final = Path(__file__).parent / "sdxl_config"
-
 # One name of each part in the original layout: a file without one of them is something else.
 _ORIGINAL_NAMES: Final = {
     "UNet": "model.diffusion_model.input_blocks.0.0.weight",
