@@ -19,6 +19,7 @@ from gateway.live import Live
 from gateway.parts import Parts
 from gateway.settings import GatewaySettings, load_gateway_settings
 from gateway.states import job_states
+from gateway.tokens import sdxl_window, wan_window
 from gateway.users import Users
 from shared.job import MAX_ELEMENT_BYTES
 from shared.queue import RedisConnections
@@ -88,6 +89,8 @@ def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Part
         screen=Screen.with_operator_rules(rules) if rules else Screen.standard(),
         users=Users(settings),
         live=Live(partial(job_states, database, redis)),
+        sdxl_window=sdxl_window(settings.sdxl_model, settings.sdxl_config),
+        wan_window=wan_window(settings.wan_model),
         clock=clock,
     )
 

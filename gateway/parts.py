@@ -14,12 +14,14 @@ from gateway.database import Database
 from gateway.live import Live
 from gateway.settings import GatewaySettings
 from gateway.users import User, Users
+from shared.plan import PromptWindow
 from shared.screen import Screen
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`redis` takes commands that do not block. `clock` tells the time in UTC."""
+    """`redis` takes commands that do not block. The windows count tokens as the workers' encoders do. `clock`
+    tells the time in UTC."""
 
     settings: GatewaySettings
     database: Database
@@ -27,6 +29,8 @@ class Parts:
     screen: Screen
     users: Users
     live: Live
+    sdxl_window: PromptWindow
+    wan_window: PromptWindow
     clock: Callable[[], datetime]
 
 

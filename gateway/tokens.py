@@ -104,7 +104,7 @@ def sdxl_window(model: str | None, config: Path | None = None) -> PromptWindow:
 
     A checkpoint's folder on this machine brings its own tokenizers. A single file is read with those of
     `config` or with the shipped ones, and those are a hub repository's too: every SDXL checkpoint has CLIP's
-    vocabulary. Raises `SettingsError` where `model` is none of these.
+    vocabulary. A folder is read once in a process. Raises `SettingsError` where `model` is none of these.
     """
     folder = Path(model).expanduser() if model else None
     if folder is not None and folder.is_dir():
@@ -142,6 +142,7 @@ def clean_for_wan(text: str) -> str:
     return re.sub(r"\s+", " ", mended).strip()
 
 
+@functools.cache
 def _clip_window(variable: str, folder: Path) -> ClipWindow:
     parts = [folder / "tokenizer", folder / "tokenizer_2"]
     try:

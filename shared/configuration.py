@@ -74,6 +74,11 @@ class ServiceSettings(BaseSettings):
     sdxl_model: OptionalText = setting(
         "SDXL_MODEL", None, "SDXL checkpoint: a .safetensors file, a diffusers folder or a hub id"
     )
+    sdxl_config: OptionalPath = setting(
+        "SDXL_CONFIG",
+        None,
+        "diffusers folder with the configuration of a .safetensors file (default SDXL base's)",
+    )
     wan_model: OptionalText = setting("WAN_MODEL", None, "WAN 2.1 T2V 1.3B: a diffusers folder or a hub id")
     sdxl_queue: str = setting("SDXL_QUEUE", "sdxl_queue", "Redis list of the SDXL worker")
     wan_queue: str = setting("WAN_QUEUE", "wan_queue", "Redis list of the WAN worker")

@@ -51,11 +51,6 @@ class Settings(ServiceSettings):
         "ASSET_REFERENCE", "path", "how the callback names files: path in the bucket, public or signed URL"
     )
 
-    sdxl_config: OptionalPath = setting(
-        "SDXL_CONFIG",
-        None,
-        "diffusers folder with the configuration of a .safetensors file (default SDXL base's)",
-    )
     wan_negative_prompt: str = setting(
         "WAN_NEGATIVE_PROMPT", QUALITY_NEGATIVES, "negative prompt of WAN jobs that state none"
     )

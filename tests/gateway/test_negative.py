@@ -122,7 +122,8 @@ def test_what_applies_and_what_was_cut_is_told() -> None:
 def test_the_users_own_terms_rank_first() -> None:
     made = generate("a boat", "blurry sky,  people in the water ,")
     assert made.groups[0] == "own"
-    # Of 21 tokens the plain terms take 15, which leaves 6; "blurry sky" takes 3, "people in the water" 5: "graphic" goes.
+    # Of 21 tokens the plain terms take 15, which leaves 6. "blurry sky" takes 3 and "people in the water" 5,
+    # so that "graphic", which takes 2, goes.
     assert made.text == (
         f"blurry sky, people in the water, {ALWAYS}{PLAIN.removesuffix(', graphic')}, child, minor"
     )
