@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -45,6 +45,27 @@ class Schedule:
         return self.peak * (
             self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         )
+
+
+class Optimizer(Protocol):
+    """What `fit` needs of torch's optimizers."""
+
+    param_groups: list[dict[str, Any]]
+
+    def zero_grad(self) -> None: ...
+    def step(self) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
+
+# Of a module, the highest learning rate and the weight decay.
+MakeOptimizer = Callable[[torch.nn.Module, float, float], Optimizer]
+
+
+def adamw(module: torch.nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        module.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
 
 
 class Average:
@@ -88,6 +109,7 @@ def fit(
     average_decay: float,
     weight_decay: float = 0.01,
     max_norm: float = 1.0,
+    optimize: MakeOptimizer = adamw,
 ) -> float:
     """Train `module` for `schedule.steps` steps, resuming from `folder/<name>.pt` where it exists.
 
@@ -98,9 +120,7 @@ def fit(
     """
     checkpoint = folder / f"{name}.pt"
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=schedule.peak, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
-    )
+    optimizer = optimize(module, schedule.peak, weight_decay)
     average = Average(module, average_decay)
     first, seconds = 0, 0.0
     if checkpoint.exists():
@@ -119,7 +139,7 @@ def fit(
             group["lr"] = schedule.rate(step)
         torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
         loss, figures = loss_at(step)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if processes > 1:
             _average_gradients(module, processes)
