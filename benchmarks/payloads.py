@@ -21,11 +21,11 @@ from pydantic import SecretStr
 
 import sdxl_worker
 import wan_worker
+from shared.local_valkey import local_valkey
 from shared.log import configure_logging
 from shared.settings import load_settings
 from workers.build import build
 from workers.local_receiver import LocalReceiver
-from workers.local_valkey import local_valkey
 
 PAYLOADS = Path(__file__).parents[1] / "tests" / "data" / "payloads"
 KINDS = {"sdxl": sdxl_worker.KIND, "wan": wan_worker.KIND}

@@ -13,8 +13,8 @@ from hypothesis import settings
 from pydantic import SecretStr
 from support.harness import SECRET, Installation
 
+from shared.local_valkey import local_valkey
 from workers.local_receiver import LocalReceiver
-from workers.local_valkey import local_valkey
 
 # The same examples at every run, and no time limit that a busy machine could break.
 # HYPOTHESIS_PROFILE=explore looks for new ones.

@@ -20,13 +20,13 @@ from support.supabase_double import Bucket, Reply, SupabaseDouble
 from shared.assets import asset_key, thumbnail_key
 from shared.errors import InvalidJob, NodeFault
 from shared.job import Envelope, Job
+from shared.local_valkey import local_valkey
 from shared.log import configure_logging
 from shared.plan import Plan, make_plan
 from shared.presets import SDXL
 from shared.settings import load_settings
 from workers.engines.fake import FakeEngine, WordWindow
 from workers.local_receiver import LocalReceiver
-from workers.local_valkey import local_valkey
 
 PASSWORD = "planted-redis-password"
 CALLBACK_TOKEN = "planted-callback-token"

@@ -24,6 +24,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from shared.errors import SettingsError
+from shared.local_valkey import local_valkey
 from shared.log import configure_logging
 from shared.plan import Plan, PromptWindow
 from shared.settings import Settings, load_settings
@@ -32,7 +33,6 @@ from workers.engines.base import Engine, EngineInfo, Sample, StepCallback
 from workers.exits import EXIT_SETTINGS
 from workers.kind import Kind
 from workers.local_receiver import LocalReceiver, Received
-from workers.local_valkey import local_valkey
 
 OUTPUT = Path("demo_output")
 DEFAULT_PROMPT = "a red circle on a white background"

@@ -1,4 +1,4 @@
-"""An embedded Valkey on a free port of this machine, for `--demo`, tests and benchmarks."""
+"""An embedded Valkey on a free port of this machine, for demonstrations, tests and benchmarks."""
 
 from __future__ import annotations
 
