@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.presets import SDXL
+from workers.engines.libraries import import_for_sdxl
 from workers.kind import Kind
 from workers.main import main
 
@@ -33,6 +34,7 @@ KIND = Kind(
     model_variable="SDXL_MODEL",
     make_engine=make_engine,
     demo_model=Path(__file__).parent / "demo_models" / "sdxl-shapes",
+    import_libraries=import_for_sdxl,
 )
 
 if __name__ == "__main__":

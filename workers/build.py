@@ -39,6 +39,7 @@ from workers.loop import LoopSettings, Worker
 from workers.pipeline import Pipeline, Rules
 from workers.progress import Progress
 from workers.scratch import Scratch
+from workers.startup import Timeline, problems_known, read_ahead
 
 log = logging.getLogger(__name__)
 
@@ -82,21 +83,36 @@ def build(
 ) -> Built:
     """Connect, check the storage and load the model: everything that has to work before a job is taken.
 
-    Raises `SettingsError` for what a person has to mend; waits for services that do not answer yet.
+    What waits for the network or the disk runs beside the imports and the model. Raises `SettingsError` for
+    what a person has to mend; waits for services that do not answer yet.
     """
-    screen = _screen(settings)
-    storage = _storage(settings)
-    _until_reachable(lambda: _check_storage(kind, settings, storage))
-    assert settings.redis_url is not None
-    connections = RedisConnections(settings.redis_url.get_secret_value(), settings.block_s)
-    _until_reachable(lambda: _check_redis(connections))
-
+    timeline = Timeline()
+    with timeline.stage("clients"):
+        storage, sender = _storage(settings), _sender(settings)
+        assert settings.redis_url is not None
+        connections = RedisConnections(settings.redis_url.get_secret_value(), settings.block_s)
+        marking, image_screen = _marking(settings), _image_screen(settings)
+    model = str(getattr(settings, kind.model_variable.lower()))
+    # A file that cannot be read is a fault that loading the model tells of.
+    timeline.beside("reading ahead", lambda: read_ahead(model))
+    services = timeline.beside("services", lambda: _check_services(kind, settings, storage, connections))
+    compiled = timeline.beside("screen", lambda: _screen(settings))
+    with timeline.stage("model libraries"):
+        kind.import_libraries()
+    # Told before any time goes into the model.
+    if problems := problems_known(services, compiled):
+        raise SettingsError(problems)
     if settings.model_sha256:
-        check_pin(str(getattr(settings, kind.model_variable.lower())), settings.model_sha256)
+        with timeline.stage("checkpoint's SHA-256"):
+            check_pin(model, settings.model_sha256)
     engine = wrap_engine(kind.make_engine(settings))
-    started = time.monotonic()
-    info = engine.load()
-    log.info("model loaded", extra={"seconds": round(time.monotonic() - started, 2), **info.applied})
+    with timeline.stage("model"):
+        info = engine.load()
+    log.info("model loaded", extra=info.applied)
+    with timeline.stage("waiting for screen and services"):
+        screen = compiled.result()
+        services.result()
+    log.info("started", extra={"stages": timeline.told()})
 
     described = {
         "name": settings.worker_name,
@@ -115,7 +131,6 @@ def build(
     def facts() -> WorkerFacts:
         return WorkerFacts(queue.worker, info.gpu_name, kind.family.model_variant, info.applied)
 
-    sender = _sender(settings)
     outbox = Outbox(
         queue.scripts,
         queue.keys,
@@ -140,7 +155,7 @@ def build(
         engine=engine,
         storage=storage,
         screen=screen,
-        image_screen=_image_screen(settings),
+        image_screen=image_screen,
         moderation=_moderation(settings, connections, queue),
         enhancer=RuleEnhancer(),
         announcer=callbacks,
@@ -151,7 +166,7 @@ def build(
             max_deliveries=settings.max_deliveries,
             max_queue_age_s=settings.max_queue_age_s,
         ),
-        marking=_marking(settings),
+        marking=marking,
         scratch=scratch.path,
         hands=hands,
         progress=progress,
@@ -198,6 +213,11 @@ def _storage(settings: Settings) -> Storage:
         cache_seconds=settings.storage_cache_s,
         link_seconds=settings.signed_url_s,
     )
+
+
+def _check_services(kind: Kind, settings: Settings, storage: Storage, connections: RedisConnections) -> None:
+    _until_reachable(lambda: _check_storage(kind, settings, storage))
+    _until_reachable(lambda: _check_redis(connections))
 
 
 def _check_storage(kind: Kind, settings: Settings, storage: Storage) -> None:

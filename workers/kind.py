@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`name` is "sdxl" or "wan"; `model_variable` the setting that names this worker's checkpoint."""
+    """`name` is "sdxl" or "wan"; `model_variable` the setting that names this worker's checkpoint.
+
+    `import_libraries` imports what `make_engine`'s engine stands on.
+    """
 
     name: str
     family: Family
     model_variable: str
     make_engine: Callable[[Settings], Engine]
     demo_model: Path
+    import_libraries: Callable[[], None] = lambda: None
 
     def queue(self, settings: Settings) -> str:
         return str(getattr(settings, f"{self.name}_queue"))
