@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from shared.errors import ServiceError, ServiceUnavailable
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_S: Final = 5
 
@@ -109,11 +112,14 @@ def _http_error(_request: Request, error: Exception) -> Response:
     status = error.status_code
     phrase = HTTPStatus(status).phrase
     code = _CODES.get(status, phrase.lower().replace(" ", "_"))
-    return _answer(status, code, f"{phrase}.", error.headers)
+    # A body that is no JSON stays none.
+    further = {"retry": False} if status == 400 else {}
+    return _answer(status, code, f"{phrase}.", error.headers, **further)
 
 
 def _service_error(_request: Request, error: Exception) -> Response:
     """A service behind the gateway does not do its part; its name is for the log, not for the client."""
+    log.error("a request could not be served: %s", error)
     asked = error.retry_after if isinstance(error, ServiceUnavailable) else None
     headers = {"Retry-After": str(max(1, math.ceil(asked or RETRY_AFTER_S)))}
     return _answer(503, "unavailable", "The service cannot do this now; try again.", headers)

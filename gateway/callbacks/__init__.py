@@ -1,0 +1,1 @@
+"""job-callback: what the workers report becomes the state of jobs, pictures, videos and credits."""
