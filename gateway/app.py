@@ -13,8 +13,11 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from gateway import errors, events, health
+from gateway import errors, events, files, health
+from gateway.callbacks import router as callbacks
 from gateway.database import Database
+from gateway.jobs import router as jobs
+from gateway.links import FileLinks, file_link_secret
 from gateway.live import Live
 from gateway.parts import Parts
 from gateway.settings import GatewaySettings, load_gateway_settings
@@ -24,8 +27,9 @@ from gateway.users import Users
 from shared.job import MAX_ELEMENT_BYTES
 from shared.queue import RedisConnections
 from shared.screen import Screen
+from shared.storage import open_storage
 
-ROUTERS: Final = (health.router, events.router)
+ROUTERS: Final = (callbacks.router, jobs.router, events.router, files.router, health.router)
 
 
 def utc_now() -> datetime:
@@ -91,6 +95,12 @@ def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Part
         live=Live(partial(job_states, database, redis)),
         sdxl_window=sdxl_window(settings.sdxl_model, settings.sdxl_config),
         wan_window=wan_window(settings.wan_model),
+        storage=open_storage(
+            settings.resolved_storage_url or "",
+            settings.supabase_service_key,
+            link_seconds=settings.file_link_s,
+        ),
+        file_links=FileLinks(file_link_secret(settings), settings.file_link_s),
         clock=clock,
     )
 

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal, cast
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
 from gateway.errors import ApiError, not_found, responses, too_many
 from gateway.live import Reason, Stream, TooManyStreams
-from gateway.parts import CurrentUser, GivenParts
+from gateway.parts import CurrentUser, GivenParts, JobId
 from gateway.states import JobState
 from gateway.tables import jobs
 from shared.errors import ServiceUnavailable
@@ -30,7 +30,6 @@ TICKET_S: Final = 30
 RETRY_AFTER_S: Final = 10.0
 _TICKET_BYTES: Final = 32
 
-JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Ticket = Annotated[
     str, Query(pattern=r"^[A-Za-z0-9_-]{43}$", description="from /jobs/{job_id}/events/ticket")
 ]

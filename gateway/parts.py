@@ -8,14 +8,16 @@ from datetime import datetime
 from typing import Annotated
 
 import redis
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from gateway.database import Database
+from gateway.links import FileLinks
 from gateway.live import Live
 from gateway.settings import GatewaySettings
 from gateway.users import User, Users
 from shared.plan import PromptWindow
 from shared.screen import Screen
+from shared.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Parts:
     live: Live
     sdxl_window: PromptWindow
     wan_window: PromptWindow
+    storage: Storage
+    file_links: FileLinks
     clock: Callable[[], datetime]
 
 
@@ -50,3 +54,4 @@ async def _current_user(request: Request) -> User:
 # Both are coroutines so that they run on the loop: a plain function would cost a change of threads each.
 GivenParts = Annotated[Parts, Depends(_given_parts)]
 CurrentUser = Annotated[User, Depends(_current_user)]
+JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]

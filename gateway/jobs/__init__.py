@@ -1,0 +1,1 @@
+"""A user's jobs: looking at them, cancelling them, deleting their files."""
