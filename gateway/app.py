@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from gateway import errors, events, files, health
+from gateway import errors, events, files, health, page
 from gateway.callbacks import router as callbacks
 from gateway.database import Database
 from gateway.jobs import router as jobs
@@ -29,7 +29,7 @@ from shared.queue import RedisConnections
 from shared.screen import Screen
 from shared.storage import open_storage
 
-ROUTERS: Final = (callbacks.router, jobs.router, events.router, files.router, health.router)
+ROUTERS: Final = (callbacks.router, jobs.router, events.router, files.router, page.router, health.router)
 
 
 def utc_now() -> datetime:
