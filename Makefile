@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11+ and nothing else: both make .venv first.
+# `make demo`, `make up` and `make test` need Python 3.11+ and nothing else: each makes .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 test check: export OMP_NUM_THREADS = 1
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test check format chaos screen clean
+.PHONY: demo up test check format chaos screen clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/python sdxl_worker.py --demo
 	$(BIN)/python wan_worker.py --demo
+
+up: $(INSTALLED)
+	$(BIN)/python -m gateway.up
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
