@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.enhance import RuleEnhancer, enhance_or_original, terms
-from shared.enhance.rules import TOKEN_TARGETS
+from shared.enhance import (
+    COMMA_TERMS,
+    SENTENCES,
+    RuleEnhancer,
+    Style,
+    comma_terms,
+    enhance_or_original,
+    states,
+    terms,
+)
+from shared.enhance.terms import TOKEN_TARGETS
 from shared.plan import Enhancement, PromptWindow
 from shared.presets import Medium, Quality
 
@@ -176,6 +185,78 @@ def test_a_prompt_that_fills_the_target_stays_as_it_is_and_says_why() -> None:
     assert "250 tokens" in enhanced.note
 
 
+# --- terms between commas, for SDXL -------------------------------------------------------------------
+
+
+def with_terms(prompt: str, quality: Quality = "high", limit: int = 511, seed: int = 1) -> str:
+    return RuleEnhancer(COMMA_TERMS).enhance(prompt, "image", quality, Words(limit), seed).prompt
+
+
+@given(prompts, st.sampled_from(QUALITIES), st.integers(0, 2**53), st.integers(1, 100))
+def test_terms_follow_the_whole_prompt_within_what_clip_reads(
+    prompt: str, quality: Quality, seed: int, limit: int
+) -> None:
+    enhanced = with_terms(prompt, quality, limit, seed)
+    assert enhanced.startswith(prompt.rstrip())
+    assert enhanced == prompt or Words().count(enhanced) <= min(75, limit)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "continued"),
+    [
+        ("a boat", r"a boat, [a-z]"),
+        ("A boat.", r"A boat\. [a-z]"),
+        ("a boat, a lake,", r"a boat, a lake, [a-z]"),
+        ("a boat \n", r"a boat, [a-z]"),
+    ],
+)
+def test_terms_are_joined_by_commas(prompt: str, continued: str) -> None:
+    for seed in range(10):
+        enhanced = with_terms(prompt, seed=seed)
+        assert re.match(continued, enhanced)
+        assert ",," not in enhanced.replace(" ", "")
+        assert not enhanced.endswith((",", "."))
+
+
+def test_a_picture_for_sdxl_gets_light_composition_and_the_words_of_photography() -> None:
+    for seed in range(20):
+        enhanced = with_terms("a gray cat on a wall", "fast", seed=seed)
+        for aspect in ("light", "composition", "finish", "detail"):
+            assert states(enhanced, aspect, COMMA_TERMS, "image"), (enhanced, aspect)
+
+
+def test_what_the_prompt_states_gets_no_second_term() -> None:
+    for seed in range(20):
+        enhanced = with_terms("a boat at night, watercolor, masterpiece", seed=seed)
+        assert not re.search(r"daylight|natural light|photograph|high quality|high resolution", enhanced)
+
+
+def test_every_term_is_one_and_speaks_of_no_age_or_body() -> None:
+    for variants in comma_terms.ADDITIONS["image"].values():
+        assert terms.ANY in variants
+        assert set(variants) <= {*terms.TOPICS, terms.ANY}
+        for term in itertools.chain.from_iterable(variants.values()):
+            assert re.fullmatch(r"[a-z][a-z -]*", term)
+            assert not PERSONAL.search(term)
+
+
+# --- what a text states -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", [SENTENCES, COMMA_TERMS])
+def test_an_aspect_that_the_rules_added_is_stated(style: Style) -> None:
+    for medium, by_aspect in style.additions.items():
+        for aspect, variants in by_aspect.items():
+            for addition in itertools.chain.from_iterable(variants.values()):
+                assert states(f"a boat. {addition}", aspect, style, medium)
+
+
+def test_an_aspect_is_stated_by_whole_words_only() -> None:
+    assert states("a boat at NIGHT", "light", COMMA_TERMS, "image")
+    assert states("8k", "quality", COMMA_TERMS, "image")
+    assert not states("a delightful boat", "light", COMMA_TERMS, "image")
+
+
 # --- the lists ----------------------------------------------------------------------------------------
 
 
@@ -191,15 +272,17 @@ def test_every_sentence_is_one() -> None:
         assert re.fullmatch(r"[A-Z][^.!?]*\.", sentence), sentence
 
 
+PERSONAL = re.compile(
+    r"\b(age|aged|old|young|younger|youth|youthful|teen|adult|child|children|kid|minor|girl|boy|baby|woman"
+    r"|man|men|women|body|bodies|skin|face|faces|hair|eyes|lips|figure|curves|legs?|arms?|hands?|chest|slim"
+    r"|naked|nude|bare|sexy|beautiful|pretty|handsome|attractive)\b",
+    re.IGNORECASE,
+)
+
+
 def test_no_sentence_speaks_of_age_or_bodies() -> None:
-    refused = re.compile(
-        r"\b(age|aged|old|young|younger|youth|youthful|teen|adult|child|children|kid|minor|girl|boy|baby|woman"
-        r"|man|men|women|body|bodies|skin|face|faces|hair|eyes|lips|figure|curves|legs?|arms?|hands?|chest|slim"
-        r"|naked|nude|bare|sexy|beautiful|pretty|handsome|attractive)\b",
-        re.IGNORECASE,
-    )
     for sentence in sentences():
-        assert not refused.search(sentence), sentence
+        assert not PERSONAL.search(sentence), sentence
 
 
 def test_every_aspect_has_sentences_and_every_topic_words() -> None:

@@ -13,6 +13,9 @@ from shared.presets import Medium, Quality
 ANY: Final = "any"
 """The topic whose sentences fit every prompt."""
 
+TOKEN_TARGETS: Final[dict[Quality, int]] = {"fast": 175, "high": 250}
+"""Longest enhanced WAN prompt in tokens: the targets that the product's language-model prompts name."""
+
 TOPICS: Final[dict[str, tuple[str, ...]]] = {
     "drawn": tuple(
         "anime|animation|abstract|blueprint|cartoon|circle|collage|comic|crayon|diagram|drawing|drawn"
@@ -128,6 +131,9 @@ STATED_BY: Final[dict[str, tuple[str, ...]]] = {
     "finish": tuple(
         "cinematic|documentary|film|footage|movie|photo|photograph|photographic|photography"
         "|photorealistic|realistic|render|rendered".split("|")
+    ),
+    "quality": tuple(
+        "4k|8k|award winning|best quality|hdr|high quality|high resolution|masterpiece|uhd".split("|")
     ),
 }
 """Words that show that a prompt already states an aspect; nothing is then added to it."""
