@@ -13,9 +13,10 @@ from sqlalchemy.engine import Connection, RowMapping
 from gateway.jobs.cursor import Cursor
 from gateway.jobs.views import JobView, job_view
 from gateway.parts import Parts
-from gateway.tables import PROCESSING, images, jobs, videos
+from gateway.states import steps_of
+from gateway.tables import TERMINAL, images, jobs, videos
 from shared.errors import ServiceError
-from shared.progress import StepProgress, read_progress
+from shared.progress import StepProgress
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +71,10 @@ def _rows_of(
 
 
 def _progress(parts: Parts, found: Sequence[RowMapping]) -> dict[str, StepProgress]:
-    """Steps of the jobs that run, one question a queue. A job is shown without them while Redis is away."""
-    running: defaultdict[str, list[str]] = defaultdict(list)
-    for job in found:
-        if job["status"] == PROCESSING:
-            running[job["queue"]].append(job["id"])
-    progress: dict[str, StepProgress] = {}
-    for queue, job_ids in running.items():
-        try:
-            progress |= read_progress(parts.redis, queue, job_ids)
-        except ServiceError as error:
-            log.warning("jobs are shown without their progress: %s", error)
-    return progress
+    """Steps of the jobs that run. A job is shown without them while Redis is away."""
+    unfinished = {job["id"]: job["queue"] for job in found if job["status"] not in TERMINAL}
+    try:
+        return steps_of(parts.redis, unfinished)
+    except ServiceError as error:
+        log.warning("jobs are shown without their progress: %s", error)
+        return {}

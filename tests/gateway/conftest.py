@@ -120,6 +120,14 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 
 
 @pytest.fixture
+def sqlite_client(redis_url: str, sqlite_url: str, tmp_path: Path) -> Iterator[TestClient]:
+    """As `client`, for what has nothing to do with the database."""
+    app = create_app(gateway_settings(redis_url, sqlite_url, tmp_path))
+    with TestClient(app, headers=authorization(USER_ID), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
 def token() -> Callable[..., str]:
     """Makes access tokens; see `support.gateway.make_token`."""
     return make_token

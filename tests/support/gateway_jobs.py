@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from support.gateway import CALLBACK_SECRET, USER_ID
 from support.plans import planned
+from support.rows import add_job
 
 from gateway.callbacks.types import JobRecord
 from gateway.database import Database
@@ -88,7 +89,7 @@ class QueuedJob:
             )
             for index in range(plan.num_images)
         ]
-        body = completed_body(plan, produced, (), TIMINGS, FACTS, 1)
+        body = completed_body(plan, produced, plan.adjustments, TIMINGS, FACTS, 1)
         return render(body, callback_format=callback_format, reference=reference, link=_address)
 
     def failed(self, error: JobError | None = None) -> bytes:
@@ -120,22 +121,16 @@ class StoredJob(QueuedJob):
             "status": "pending",
             "metadata": {},
         }
+        add_job(
+            database,
+            job_type=job_type,
+            **common,
+            id=self.id,
+            status=status,
+            metadata=self.metadata,
+            credits=self.credits,
+        )
         with database.write() as connection:
-            connection.execute(
-                sa.insert(jobs).values(
-                    **common,
-                    id=self.id,
-                    job_type=self.job_type,
-                    format=self.preset.medium,
-                    quality=self.preset.quality,
-                    model_type=self.preset.family.name,
-                    status=status,
-                    queue=self.queue,
-                    payload=json.dumps({"id": self.id}),
-                    metadata=self.metadata,
-                    credits=self.credits,
-                )
-            )
             if self.preset.medium == "video":
                 connection.execute(sa.insert(videos).values(**common, **row, id=str(uuid.uuid4())))
             else:
