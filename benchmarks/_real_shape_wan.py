@@ -17,7 +17,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,8 +82,8 @@ def _write_checkpoint(folder: Path, layers: int | None) -> None:
 
     start = time.perf_counter()
     noise = np.random.default_rng(0).standard_normal(NOISE_LENGTH, dtype=np.float32)
-    modules = _modules(layers)
-    for part, module in modules.items():
+    for part, make in modules(layers).items():
+        module = _without_memory(make)
         count = sum(weights.numel() for weights in module.parameters())
         if layers is None and count != WEIGHTS[part]:
             raise SystemExit(f"{part} has {count:,} weights, the published one {WEIGHTS[part]:,}")
@@ -100,38 +100,43 @@ def _write_checkpoint(folder: Path, layers: int | None) -> None:
     print(f"wrote {folder.name}: {size / 1e9:.2f} GB in {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def _modules(layers: int | None) -> dict[str, Any]:
-    """WAN 2.1 T2V 1.3B's parts, holding no memory."""
-    import torch
+def modules(layers: int | None = None) -> dict[str, Callable[[], Any]]:
+    """What makes WAN 2.1 T2V 1.3B's parts; `layers` cuts the text encoder and the transformer short."""
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
+    return {
+        "text_encoder": lambda: UMT5EncoderModel(
+            UMT5Config(
+                vocab_size=256_384,
+                d_model=4096,
+                d_kv=64,
+                num_heads=64,
+                d_ff=10_240,
+                num_layers=layers or 24,
+                feed_forward_proj="gated-gelu",
+                tie_word_embeddings=False,
+            )
+        ),
+        "transformer": lambda: WanTransformer3DModel(
+            num_attention_heads=12,
+            attention_head_dim=128,
+            ffn_dim=8960,
+            num_layers=layers or 30,
+            text_dim=4096,
+            freq_dim=256,
+            cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads",
+        ),
+        "vae": AutoencoderKLWan,
+    }
+
+
+def _without_memory(make: Callable[[], Any]) -> Any:
+    import torch
+
     with torch.device("meta"):
-        return {
-            "text_encoder": UMT5EncoderModel(
-                UMT5Config(
-                    vocab_size=256_384,
-                    d_model=4096,
-                    d_kv=64,
-                    num_heads=64,
-                    d_ff=10_240,
-                    num_layers=layers or 24,
-                    feed_forward_proj="gated-gelu",
-                    tie_word_embeddings=False,
-                )
-            ),
-            "transformer": WanTransformer3DModel(
-                num_attention_heads=12,
-                attention_head_dim=128,
-                ffn_dim=8960,
-                num_layers=layers or 30,
-                text_dim=4096,
-                freq_dim=256,
-                cross_attn_norm=True,
-                qk_norm="rms_norm_across_heads",
-            ),
-            "vae": AutoencoderKLWan(),
-        }
+        return make()
 
 
 def _index() -> dict[str, Any]:
