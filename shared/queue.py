@@ -68,6 +68,9 @@ class Keys:
     def cancel(self, member: str) -> str:
         return f"{self._prefix}cancel:{member}"
 
+    def pushed(self, member: str) -> str:
+        return f"{self._prefix}pushed:{member}"
+
     def publishing(self, member: str) -> str:
         return f"{self._prefix}publishing:{member}"
 
@@ -215,12 +218,16 @@ class RedisConnections:
     blocking take must not: a repeated BLMOVE would take a second job and leave the first unseen.
     """
 
-    def __init__(self, url: str, block_s: float) -> None:
+    def __init__(self, url: str, block_s: float, command_timeout_s: float = 5) -> None:
         self._name = f"take-{uuid.uuid4().hex}"
-        common: dict[str, Any] = {"socket_connect_timeout": 5, "socket_keepalive": True, "protocol": 2}
+        common: dict[str, Any] = {
+            "socket_connect_timeout": command_timeout_s,
+            "socket_keepalive": True,
+            "protocol": 2,
+        }
         self.commands = redis.Redis.from_url(
             url,
-            socket_timeout=5,
+            socket_timeout=command_timeout_s,
             # redis-py applies it to the command and again to the connection below; every caller repeats.
             retry=Retry(NoBackoff(), 1),
             health_check_interval=30,
