@@ -20,6 +20,7 @@ from typing import Any, Final
 import redis
 from pydantic import SecretStr
 
+from shared.configuration import ServiceSettings
 from shared.errors import ServiceError, SettingsError
 from shared.queue import Keys, translated_redis_errors
 
@@ -70,6 +71,23 @@ class RedisModerationSink:
                 self._commands.xtrim(self._stream, minid=str(oldest), approximate=True)
         except ServiceError as error:
             log.error("a refusal could not be noted in the moderation stream: %s", error)
+
+
+def moderation_sink(
+    settings: ServiceSettings, commands: redis.Redis, keys: Keys, fallback: str
+) -> RedisModerationSink:
+    """The stream beside one queue.
+
+    Without MODERATION_KEY the hashes' key is derived from the installation's secrets, or from `fallback`
+    where it has none: processes with the same settings have the same key, so that hashes can be compared.
+    Raises `SettingsError` for an unusable MODERATION_PUBLIC_KEY.
+    """
+    hash_key = settings.moderation_key
+    if hash_key is None:
+        known = "".join(sorted(settings.secrets())) or fallback
+        hash_key = SecretStr(hashlib.sha256(f"moderation:{known}".encode()).hexdigest())
+    encrypt = encryption_to(settings.moderation_public_key) if settings.moderation_public_key else None
+    return RedisModerationSink(commands, keys, hash_key, encrypt)
 
 
 def encryption_to(public_key_file: Path) -> Encrypt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
@@ -14,12 +13,10 @@ from functools import partial
 from importlib import metadata
 from typing import TypeVar
 
-from pydantic import SecretStr
-
 from shared.callback import WorkerFacts, render
 from shared.enhance import RuleEnhancer
 from shared.errors import ServiceMisconfigured, ServiceUnavailable, SettingsError
-from shared.moderation import RedisModerationSink, encryption_to
+from shared.moderation import moderation_sink
 from shared.outbox import Outbox
 from shared.plan import PlanDefaults
 from shared.presets import PRESETS
@@ -156,7 +153,7 @@ def build(
         storage=storage,
         screen=screen,
         image_screen=image_screen,
-        moderation=_moderation(settings, connections, queue),
+        moderation=moderation_sink(settings, connections.commands, queue.keys, settings.worker_name),
         enhancer=RuleEnhancer(),
         announcer=callbacks,
         rules=Rules(
@@ -263,16 +260,6 @@ def _sender(settings: Settings) -> WebhookSender:
         secret=settings.job_callback_secret,
         timeout=SENDER_TIMEOUT_S,
     )
-
-
-def _moderation(settings: Settings, connections: RedisConnections, queue: WorkQueue) -> RedisModerationSink:
-    hash_key = settings.moderation_key
-    if hash_key is None:
-        # All workers of an installation get the same key, so that their hashes can be compared.
-        known = "".join(sorted(settings.secrets())) or settings.worker_name
-        hash_key = SecretStr(hashlib.sha256(f"moderation:{known}".encode()).hexdigest())
-    encrypt = encryption_to(settings.moderation_public_key) if settings.moderation_public_key else None
-    return RedisModerationSink(connections.commands, queue.keys, hash_key, encrypt)
 
 
 def _marking(settings: Settings) -> Marking:
