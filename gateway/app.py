@@ -17,19 +17,36 @@ from gateway import errors, events, files, health, page
 from gateway.callbacks import router as callbacks
 from gateway.database import Database
 from gateway.jobs import router as jobs
+from gateway.limits import Pace
 from gateway.links import FileLinks, file_link_secret
 from gateway.live import Live
 from gateway.parts import Parts
+from gateway.relay import Relay
+from gateway.screening import Screening
 from gateway.settings import GatewaySettings, load_gateway_settings
 from gateway.states import job_states
+from gateway.submit import router as submit
 from gateway.tokens import sdxl_window, wan_window
 from gateway.users import Users
 from shared.job import MAX_ELEMENT_BYTES
-from shared.queue import RedisConnections
+from shared.moderation import moderation_sink
+from shared.producer import Producer
+from shared.queue import Keys, RedisConnections
 from shared.screen import Screen
 from shared.storage import open_storage
 
-ROUTERS: Final = (callbacks.router, jobs.router, events.router, files.router, page.router, health.router)
+ROUTERS: Final = (
+    health.router,
+    submit.router,
+    callbacks.router,
+    jobs.router,
+    events.router,
+    files.router,
+    page.router,
+)
+
+COMMAND_TIMEOUT_S: Final = 2.0
+"""A request waits for Redis; a job that could not be pushed by then is pushed later."""
 
 
 def utc_now() -> datetime:
@@ -50,7 +67,8 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         poller = asyncio.create_task(parts.live.run())
         try:
-            yield
+            with parts.relay.running():
+                yield
         finally:
             parts.live.close()
             poller.cancel()
@@ -85,13 +103,20 @@ def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Part
     assert settings.redis_url is not None
     rules = settings.screen_rules
     database = Database(settings.resolved_database_url)
-    redis = RedisConnections(settings.redis_url.get_secret_value(), block_s=0).commands
+    url = settings.redis_url.get_secret_value()
+    redis = RedisConnections(url, block_s=0, command_timeout_s=COMMAND_TIMEOUT_S).commands
+    queues = (settings.sdxl_queue, settings.wan_queue)
     return Parts(
         settings=settings,
         database=database,
         redis=redis,
-        screen=Screen.with_operator_rules(rules) if rules else Screen.standard(),
+        relay=Relay(database, Producer(redis, settings.queue_pop), clock, settings.relay_s),
+        screening=Screening(
+            Screen.with_operator_rules(rules) if rules else Screen.standard(),
+            {queue: moderation_sink(settings, redis, Keys(queue), "gateway") for queue in queues},
+        ),
         users=Users(settings),
+        pace=Pace(settings.rate_limit, redis),
         live=Live(partial(job_states, database, redis)),
         sdxl_window=sdxl_window(settings.sdxl_model, settings.sdxl_config),
         wan_window=wan_window(settings.wan_model),

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -56,6 +57,16 @@ class Database:
             name = int.from_bytes(hashlib.sha256(user_id.encode()).digest()[:8], "big", signed=True)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(name)))
 
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that can say what to do ON CONFLICT."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def flush(self) -> None:
+        """Bring to the disk what is committed; PostgreSQL does it at every commit."""
+        if self.is_sqlite:
+            with translated_database_errors(), self.engine.connect() as connection:
+                connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # type: ignore[union-attr]
+
     def check(self) -> None:
         """Raises `ServiceUnavailable` where the database does not answer."""
         with self.read() as connection:
@@ -92,7 +103,9 @@ def _sqlite(url: URL) -> Engine:
         for pragma in (
             f"busy_timeout = {BUSY_S * 1000}",
             "journal_mode = WAL",
-            "synchronous = FULL",
+            # A process that is killed loses nothing. A power cut loses what was committed since the last
+            # `flush`, as it does of a Redis that writes its file every second.
+            "synchronous = NORMAL",
             "foreign_keys = ON",
         ):
             connection.execute(f"PRAGMA {pragma}")

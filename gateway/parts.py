@@ -11,12 +11,14 @@ import redis
 from fastapi import Depends, Path, Request
 
 from gateway.database import Database
+from gateway.limits import Pace
 from gateway.links import FileLinks
 from gateway.live import Live
+from gateway.relay import Relay
+from gateway.screening import Screening
 from gateway.settings import GatewaySettings
 from gateway.users import User, Users
 from shared.plan import PromptWindow
-from shared.screen import Screen
 from shared.storage import Storage
 
 
@@ -28,8 +30,10 @@ class Parts:
     settings: GatewaySettings
     database: Database
     redis: redis.Redis
-    screen: Screen
+    relay: Relay
+    screening: Screening
     users: Users
+    pace: Pace
     live: Live
     sdxl_window: PromptWindow
     wan_window: PromptWindow

@@ -30,7 +30,7 @@ from shared.configuration import (
     setting,
 )
 from shared.errors import SettingsError
-from shared.presets import PRESETS
+from shared.presets import PRESETS, SDXL, Family
 
 MIN_SECRET_BYTES = 32
 """RFC 7518, section 3.2: a key for HS256 has at least the length of its hash."""
@@ -97,6 +97,9 @@ class GatewaySettings(ServiceSettings):
     @property
     def resolved_jwks_url(self) -> str | None:
         return self.jwt_jwks_url or self._supabase("/auth/v1/.well-known/jwks.json")
+
+    def queue_of(self, family: Family) -> str:
+        return self.sdxl_queue if family is SDXL else self.wan_queue
 
     def addresses_with_passwords(self) -> list[str | None]:
         return [*super().addresses_with_passwords(), self.database_url]
