@@ -13,9 +13,10 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from gateway import errors, events, files, health, page
+from gateway import enhance_prompt, errors, events, files, health, page
 from gateway.callbacks import router as callbacks
 from gateway.database import Database
+from gateway.enhance.orchestrator import Orchestrator
 from gateway.jobs import router as jobs
 from gateway.limits import Pace
 from gateway.links import FileLinks, file_link_secret
@@ -30,6 +31,7 @@ from gateway.tokens import sdxl_window, wan_window
 from gateway.users import Users
 from shared.job import MAX_ELEMENT_BYTES
 from shared.moderation import moderation_sink
+from shared.presets import SDXL, WAN
 from shared.producer import Producer
 from shared.queue import Keys, RedisConnections
 from shared.screen import Screen
@@ -38,6 +40,7 @@ from shared.storage import open_storage
 ROUTERS: Final = (
     health.router,
     submit.router,
+    enhance_prompt.router,
     callbacks.router,
     jobs.router,
     events.router,
@@ -102,6 +105,8 @@ def create_app(
 def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Parts:
     assert settings.redis_url is not None
     rules = settings.screen_rules
+    screen = Screen.with_operator_rules(rules) if rules else Screen.standard()
+    clip = sdxl_window(settings.sdxl_model, settings.sdxl_config)
     database = Database(settings.resolved_database_url)
     url = settings.redis_url.get_secret_value()
     redis = RedisConnections(url, block_s=0, command_timeout_s=COMMAND_TIMEOUT_S).commands
@@ -112,14 +117,14 @@ def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Part
         redis=redis,
         relay=Relay(database, Producer(redis, settings.queue_pop), clock, settings.relay_s),
         screening=Screening(
-            Screen.with_operator_rules(rules) if rules else Screen.standard(),
+            screen,
             {queue: moderation_sink(settings, redis, Keys(queue), "gateway") for queue in queues},
         ),
         users=Users(settings),
         pace=Pace(settings.rate_limit, redis),
         live=Live(partial(job_states, database, redis)),
-        sdxl_window=sdxl_window(settings.sdxl_model, settings.sdxl_config),
-        wan_window=wan_window(settings.wan_model),
+        sdxl_window=clip,
+        enhancer=Orchestrator(screen, {SDXL.name: clip, WAN.name: wan_window(settings.wan_model)}),
         storage=open_storage(
             settings.resolved_storage_url or "",
             settings.supabase_service_key,

@@ -11,6 +11,7 @@ import redis
 from fastapi import Depends, Path, Request
 
 from gateway.database import Database
+from gateway.enhance.orchestrator import Orchestrator
 from gateway.limits import Pace
 from gateway.links import FileLinks
 from gateway.live import Live
@@ -24,8 +25,8 @@ from shared.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`redis` takes commands that do not block. The windows count tokens as the workers' encoders do. `clock`
-    tells the time in UTC."""
+    """`redis` takes commands that do not block. `sdxl_window` counts tokens as the workers' encoders do.
+    `clock` tells the time in UTC."""
 
     settings: GatewaySettings
     database: Database
@@ -36,7 +37,7 @@ class Parts:
     pace: Pace
     live: Live
     sdxl_window: PromptWindow
-    wan_window: PromptWindow
+    enhancer: Orchestrator
     storage: Storage
     file_links: FileLinks
     clock: Callable[[], datetime]

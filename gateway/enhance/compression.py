@@ -7,10 +7,10 @@ fits. What is kept stands in the order in which it was written.
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
@@ -23,15 +23,15 @@ _SENTENCE_ENDS: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*")  # n
 _BRACKETS: Final = {"(": 1, "[": 1, ")": -1, "]": -1}
 
 
-@dataclass(frozen=True, slots=True)
 class Limited:
-    """A window that reads at most `limit` tokens."""
+    """A window that reads at most `limit` tokens. Made for one prompt: it remembers what it counted."""
 
-    window: PromptWindow
-    limit: int
+    def __init__(self, window: PromptWindow, limit: int) -> None:
+        self.limit = min(limit, window.limit)
+        self._count = functools.cache(window.count)
 
     def count(self, text: str) -> int:
-        return self.window.count(text)
+        return self._count(text)
 
 
 def compress(text: str, window: PromptWindow, style: Style, is_quality: Callable[[str], bool]) -> str:

@@ -82,10 +82,9 @@ class Orchestrator:
     def enhance(self, prompt: str, context: Context, conversation: str | None = None) -> Enhanced:
         """Raises `ContentRefused` where even the prompt itself does not pass once it was cut to fit."""
         started = self.timer()
-        template, window = context.template, self.windows[context.family.name]
-        window = Limited(window, min(template.max_tokens, window.limit))
-        # Both encoders read any run of spaces as one.
-        written = re.sub(r"[^\S\n]+", " ", prompt).strip()
+        template = context.template
+        window = Limited(self.windows[context.family.name], template.max_tokens)
+        written = _tidy(prompt)
         for draft in self._drafts(written, context, window, conversation):
             whole, text = _fitted(draft.text, subject_of(written), window, template.style, context.medium)
             if self._passes(prompt, text):
@@ -123,10 +122,15 @@ class Orchestrator:
         return text == prompt or self.screen.check(ScreenInput(prompt, enhanced_prompt=text)).allowed
 
 
+def _tidy(text: str) -> str:
+    """Runs of spaces as one, as both encoders read them; lines stay."""
+    return re.sub(r"[^\S\n]+", " ", text).strip()
+
+
 def _written(model: LanguageModel, task: Task) -> str | None:
     """What the model writes, or None where it fails or writes what can be no prompt."""
     try:
-        text = model.write(task).strip()
+        text = _tidy(model.write(task))
     # A model runs elsewhere, with faults of its own kinds; the rules take its place whatever happened.
     except Exception as error:  # noqa: BLE001
         _log.warning("the language model failed (%s); the rules are used", type(error).__name__)

@@ -34,7 +34,9 @@ class RuleEnhancer:
         """Add one text for each aspect that the prompt leaves open, while the token target allows it."""
         budget = min(self.style.targets[quality], window.limit)
         enhanced = prompt.rstrip()
-        for addition in _additions(self.style, prompt, medium, quality, seed):
+        # A prompt that fills the budget alone can be a very long one: it is counted once.
+        has_room = window.count(enhanced) < budget
+        for addition in _additions(self.style, prompt, medium, quality, seed) if has_room else ():
             longer = self.style.append(enhanced, addition)
             if window.count(longer) <= budget:
                 enhanced = longer
