@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -56,10 +55,6 @@ class Database:
         if not self.is_sqlite:
             name = int.from_bytes(hashlib.sha256(user_id.encode()).digest()[:8], "big", signed=True)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(name)))
-
-    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An INSERT that can say what to do ON CONFLICT."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def flush(self) -> None:
         """Bring to the disk what is committed; PostgreSQL does it at every commit."""

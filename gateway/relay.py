@@ -21,6 +21,13 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 500
 
+# A worker may have begun, and even ended, before a push is noted: only what is pending becomes queued.
+_NOTE: Final = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status == PENDING)
+    .values(status=QUEUED, queued_at=sa.bindparam("noted_at"))
+)
+
 
 class Relay:
     """Pushes a job right after its row was committed, and again from a thread where that did not succeed.
@@ -121,11 +128,6 @@ class Relay:
     def _note(self, job_ids: list[str]) -> None:
         if not job_ids:
             return
-        # A worker may have begun, and even ended, before this: only what is pending becomes queued.
-        queued = (
-            sa.update(jobs)
-            .where(jobs.c.id.in_(job_ids), jobs.c.status == PENDING)
-            .values(status=QUEUED, queued_at=self._clock())
-        )
+        noted_at = self._clock()
         with self._database.write() as connection:
-            connection.execute(queued)
+            connection.execute(_NOTE, [{"job_id": job_id, "noted_at": noted_at} for job_id in job_ids])

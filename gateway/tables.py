@@ -111,8 +111,8 @@ jobs: Final = Table(
 )
 Index("ix_jobs_user_id_created_at", jobs.c.user_id, jobs.c.created_at)
 Index("ix_jobs_status_created_at", jobs.c.status, jobs.c.created_at)
-_WAITS: Final = text("status IN ('pending', 'queued')")
-Index("ix_jobs_waiting", jobs.c.user_id, sqlite_where=_WAITS, postgresql_where=_WAITS)
+WAITS: Final = text("status IN ('pending', 'queued')")
+Index("ix_jobs_waiting", jobs.c.user_id, sqlite_where=WAITS, postgresql_where=WAITS)
 
 images: Final = Table(
     "images",

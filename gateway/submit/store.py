@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.exc import IntegrityError
 
 from gateway.database import Database
 from gateway.errors import ApiError, too_many
 from gateway.submit.models import QueueJobRequest
 from gateway.submit.payload import Order, timestamp
-from gateway.tables import GENERATE, PENDING, QUEUED, images, jobs, usage_logs, videos
+from gateway.tables import GENERATE, PENDING, WAITS, images, jobs, usage_logs, videos
 
 WAIT_S = 30
 """What a user with too many waiting jobs is told to wait, in seconds: about one fast job."""
+
+
+# Built once: building and compiling a statement takes longer than running most of these.
+_KEY: Final = (jobs.c.user_id, jobs.c.idempotency_key)
+_INSERT_JOB: Final = {
+    "sqlite": sqlite.insert(jobs).on_conflict_do_nothing(index_elements=_KEY).returning(jobs.c.id),
+    "postgresql": postgresql.insert(jobs).on_conflict_do_nothing(index_elements=_KEY).returning(jobs.c.id),
+}
+_INSERT_IMAGES: Final = sa.insert(images)
+_INSERT_VIDEO: Final = sa.insert(videos)
+_INSERT_USAGE: Final = sa.insert(usage_logs)
+_USER: Final[sa.BindParameter[str]] = sa.bindparam("user_id")
+_JOB_OF_KEY: Final = sa.select(jobs).where(
+    jobs.c.user_id == _USER, jobs.c.idempotency_key == sa.bindparam("idempotency_key")
+)
+_WAITING: Final = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.user_id == _USER, WAITS)
+_CONSUMED: Final = sa.select(sa.func.coalesce(sa.func.sum(usage_logs.c.credits_consumed), 0)).where(
+    usage_logs.c.user_id == _USER
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +71,11 @@ def store(
     order = attempt.order
     user_id = order.identity.user_id
     database.hold_user(connection, user_id)
-    inserted = connection.execute(
-        database.insert(jobs)
-        .values(job_row(attempt))
-        .on_conflict_do_nothing(index_elements=["user_id", "idempotency_key"])
-        .returning(jobs.c.id)
-    )
-    if inserted.first() is None:
+    insert_job = _INSERT_JOB[connection.dialect.name]
+    if connection.execute(insert_job, job_row(attempt)).first() is None:
         return _same_request(connection, user_id, attempt)
-    _store_results(database, connection, order)
-    connection.execute(sa.insert(usage_logs).values(_usage_row(attempt)))
+    _store_results(connection, order, attempt.request)
+    connection.execute(_INSERT_USAGE, _usage_row(attempt))
     _check_waiting(connection, user_id, allowance.waiting_jobs)
     if allowance.credits is not None:
         _check_credits(connection, user_id, allowance.credits, attempt.credits)
@@ -67,8 +83,8 @@ def store(
 
 
 def _same_request(connection: Connection, user_id: str, attempt: Attempt) -> RowMapping:
-    used = sa.select(jobs).where(jobs.c.user_id == user_id, jobs.c.idempotency_key == attempt.idempotency_key)
-    earlier = connection.execute(used).mappings().one()
+    key = {"user_id": user_id, "idempotency_key": attempt.idempotency_key}
+    earlier = connection.execute(_JOB_OF_KEY, key).mappings().one()
     if earlier["request_hash"] != attempt.request_hash:
         raise ApiError(
             409,
@@ -79,7 +95,7 @@ def _same_request(connection: Connection, user_id: str, attempt: Attempt) -> Row
     return earlier
 
 
-def _store_results(database: Database, connection: Connection, order: Order) -> None:
+def _store_results(connection: Connection, order: Order, request: QueueJobRequest) -> None:
     identity = order.identity
     common = {
         "job_id": identity.job_id,
@@ -90,30 +106,26 @@ def _store_results(database: Database, connection: Connection, order: Order) -> 
         "metadata": {},
         "created_at": identity.created_at,
     }
-    if identity.video_id is not None:
-        table, rows = videos, [{"id": identity.video_id, **common}]
-    else:
-        table = images
-        rows = [
-            {"id": image_id, "image_index": index, **common}
-            for index, image_id in enumerate(identity.image_ids)
-        ]
-    stored = connection.execute(
-        database.insert(table)
-        .values(rows)
-        .on_conflict_do_nothing(index_elements=["id"])
-        .returning(table.c.id)
-    )
-    if len(stored.all()) != len(rows):
-        name = "videoId" if table is videos else "imageId"
-        raise ApiError(409, "id_taken", f"{name} is taken: state another one, or none.", retry=False)
+    try:
+        if identity.video_id is not None:
+            connection.execute(_INSERT_VIDEO, {"id": identity.video_id, **common})
+        else:
+            rows = [
+                {"id": image_id, "image_index": index, **common}
+                for index, image_id in enumerate(identity.image_ids)
+            ]
+            connection.execute(_INSERT_IMAGES, rows)
+    except IntegrityError:
+        # The ids that the server makes are new; only one that the client stated can stand there already.
+        name = "imageId" if identity.video_id is None else "videoId"
+        if (request.image_id if identity.video_id is None else request.video_id) is None:
+            raise
+        message = f"{name} is taken: state another one, or none."
+        raise ApiError(409, "id_taken", message, retry=False) from None
 
 
 def _check_waiting(connection: Connection, user_id: str, allowed: int) -> None:
-    waiting = sa.select(sa.func.count()).where(
-        jobs.c.user_id == user_id, jobs.c.status.in_([PENDING, QUEUED])
-    )
-    if connection.execute(waiting).scalar_one() > allowed:
+    if connection.execute(_WAITING, {"user_id": user_id}).scalar_one() > allowed:
         raise too_many(
             "too_many_waiting_jobs",
             f"{allowed} of your jobs are waiting already: wait until one has begun, or cancel one.",
@@ -122,10 +134,7 @@ def _check_waiting(connection: Connection, user_id: str, allowed: int) -> None:
 
 
 def _check_credits(connection: Connection, user_id: str, granted: int, price: int) -> None:
-    consumed = sa.select(sa.func.coalesce(sa.func.sum(usage_logs.c.credits_consumed), 0)).where(
-        usage_logs.c.user_id == user_id
-    )
-    spent = connection.execute(consumed).scalar_one()
+    spent = connection.execute(_CONSUMED, {"user_id": user_id}).scalar_one()
     if spent > granted:
         raise ApiError(
             402,
