@@ -72,6 +72,7 @@ class ByeEvent(BaseModel):
 )
 def issue_ticket(job_id: JobId, parts: GivenParts, user: CurrentUser) -> IssuedTicket:
     """A ticket that opens the stream of events of one of the user's jobs, once."""
+    parts.pace.take(user.id)
     own = sa.select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.user_id == user.id)
     with parts.database.read() as connection:
         if connection.execute(own).first() is None:
