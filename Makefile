@@ -10,7 +10,7 @@ CUDA_TORCH := 2.14.1
 test check: export OMP_NUM_THREADS = 1
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo up test check format chaos screen dry-run clean
+.PHONY: demo up test check format tour chaos screen dry-run clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,9 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+tour: $(INSTALLED)
+	$(BIN)/python -m tests.tour
 
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos

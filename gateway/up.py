@@ -12,7 +12,6 @@ import fcntl
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +27,7 @@ from typing import Final
 import httpx
 
 from shared.errors import WorkerError
-from shared.local_valkey import local_valkey
+from shared.local_valkey import free_port, local_valkey
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = Path("demo_output") / "up"
@@ -92,19 +91,21 @@ class Service:
             self._stopping.wait(LOOK_S)
         self._was_ready = True
 
-    def stop(self) -> None:
-        """Ask the process to end, and wait until it has."""
+    def ask_to_stop(self) -> None:
         with self._starting:
             self._stopping.set()
-            process = self.process
-        if process is not None:
-            process.terminate()
+            if self.process is not None:
+                self.process.terminate()
+
+    def stop(self) -> None:
+        """Ask the process to end, and wait until it has."""
+        self.ask_to_stop()
+        if self.process is not None:
             try:
-                process.wait(STOPPED_WITHIN_S)
+                self.process.wait(STOPPED_WITHIN_S)
             except subprocess.TimeoutExpired:
-                process.kill()
-        if self._thread.ident is not None:
-            self._thread.join()
+                self.process.kill()
+        self._thread.join()
 
     def _keep(self) -> None:
         failures = 0
@@ -186,10 +187,12 @@ def running(folder: Path, given: Mapping[str, str], report: Report) -> Iterator[
         failed = threading.Event()
         services = {program.name: Service(program, report, failed.set) for program in programs}
         started = time.monotonic()
-        # The last one started is the first to be stopped: workers end while all they need is there.
         for service in services.values():
-            stack.callback(service.stop)
             service.start()
+            # The gateway is stopped last: workers end while all they need is there.
+            stack.callback(service.stop)
+        for worker in list(services.values())[1:]:
+            stack.callback(worker.ask_to_stop)
         for name, service in services.items():
             service.wait_until_ready()
             report(f"The {name} is ready after {time.monotonic() - started:.0f} s.")
@@ -199,7 +202,7 @@ def running(folder: Path, given: Mapping[str, str], report: Report) -> Iterator[
 
 
 def _programs(folder: Path, redis_url: str, given: Mapping[str, str]) -> list[Program]:
-    port = given.get("GATEWAY_PORT") or str(_free_port())
+    port = given.get("GATEWAY_PORT") or str(free_port())
     url = f"http://127.0.0.1:{port}"
     here = {
         "REDIS_URL": redis_url,
@@ -222,7 +225,7 @@ def _programs(folder: Path, redis_url: str, given: Mapping[str, str]) -> list[Pr
         return Program(name, [sys.executable, *command], {**environment, **more}, ready_url, folder)
 
     def worker(name: str, script: str) -> Program:
-        health = str(_free_port())
+        health = str(free_port())
         return program(
             name, f"http://127.0.0.1:{health}/ready", str(ROOT / script), HEALTH_PORT=health, WORKER_NAME=name
         )
@@ -252,12 +255,6 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _interrupted_once() -> None:

