@@ -27,20 +27,24 @@ Share = Annotated[float, Field(ge=0, le=1)]
 _FAMILIES: Final = {"sdxl": SDXL, "wan": WAN}
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, from_attributes=True)
+class EnhancePromptRequest(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True)
 
-
-class EnhancePromptRequest(_Body):
     prompt: Prompt
     job_type: JobType
     user_id: UuidText | None = Field(None, description="the caller's own id, or absent")
     session_id: SessionId | None = Field(None, description="requests of one conversation share it")
     quality: Quality | None = Field(None, description="instead of the job type's")
-    model: Literal["sdxl", "wan", "auto"] = Field("auto", description="instead of the job type's; auto: that")
+    model: Literal["sdxl", "wan", "auto"] | None = Field(
+        None, description="instead of the job type's, which auto means too"
+    )
 
 
-class Tokens(_Body):
+class _Answer(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, from_attributes=True)
+
+
+class Tokens(_Answer):
     """In tokens of the model's text encoder."""
 
     original: int = Field(ge=0)
@@ -48,20 +52,20 @@ class Tokens(_Body):
     compressed: int = Field(ge=0, description="of enhancedPrompt")
 
 
-class Metrics(_Body):
+class Metrics(_Answer):
     coherence: Share = Field(description="share of the prompt's words kept, times share of terms said once")
     visual_appeal: Share = Field(description="share of the visual aspects that are stated: light, depth, …")
     technical_quality: Share = Field(description="share of the technical aspects that are stated")
 
 
-class Analytics(_Body):
+class Analytics(_Answer):
     enhancement_method: Method = Field(description="the language model asked, or system_prompt: rules")
     processing_time: float = Field(ge=0, description="milliseconds")
     fallback_used: bool = Field(description="whether something better was tried first and failed")
     quality_metrics: Metrics
 
 
-class EnhancePromptResponse(_Body):
+class EnhancePromptResponse(_Answer):
     success: Literal[True] = True
     enhanced_prompt: str
     original_prompt: str
@@ -96,7 +100,7 @@ def enhance_prompt(
 
 def _context(request: EnhancePromptRequest) -> Context:
     preset = PRESETS[request.job_type]
-    family = preset.family if request.model == "auto" else _FAMILIES[request.model]
+    family = _FAMILIES.get(request.model or "auto", preset.family)
     if family is SDXL and preset.medium == "video":
         raise ApiError(
             400,

@@ -54,7 +54,7 @@ prompts = st.one_of(
 styles = st.sampled_from([COMMA_TERMS, SENTENCES])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(prompts, st.integers(4, 80), styles)
 @example("," * 500, 4, COMMA_TERMS)
 @example("🙂" * 300, 4, SENTENCES)
@@ -65,7 +65,7 @@ def test_the_result_fits_and_is_never_empty(text: str, limit: int, style: Style)
     assert clip().count(made) <= limit
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(prompts, st.integers(10, 80), styles)
 def test_whole_terms_are_left_in_their_order(text: str, limit: int, style: Style) -> None:
     terms = terms_of(text)
@@ -81,7 +81,7 @@ def test_whole_terms_are_left_in_their_order(text: str, limit: int, style: Style
     assert places == sorted(set(places))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(prompts, st.integers(4, 80), styles)
 def test_the_subject_is_kept_where_the_limit_has_room_for_it(text: str, limit: int, style: Style) -> None:
     subject = subject_of(text)
@@ -92,7 +92,7 @@ def test_the_subject_is_kept_where_the_limit_has_room_for_it(text: str, limit: i
         assert subject.split()[0].startswith(made.split()[0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(prompts, st.integers(4, 80), styles)
 def test_the_same_text_is_shortened_the_same_way_and_once_only(text: str, limit: int, style: Style) -> None:
     made = shortened(text, limit, style)

@@ -195,7 +195,7 @@ prompts = st.one_of(
 answers = st.none() | prompts | st.just("soft light, calm water, " * 60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(prompts, st.sampled_from(CONTEXTS), answers)
 def test_the_result_fits_keeps_the_subject_and_is_never_empty(
     prompt: str, context: Context, answer: str | None

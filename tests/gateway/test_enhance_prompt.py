@@ -99,6 +99,7 @@ def test_the_quality_asked_for_counts(client: TestClient) -> None:
 def test_the_model_asked_for_counts(client: TestClient) -> None:
     assert ". " in enhanced(client, model="wan")["enhancedPrompt"]
     assert ". " not in enhanced(client, jobType="image_high", model="sdxl")["enhancedPrompt"]
+    assert ". " not in enhanced(client, model="auto")["enhancedPrompt"]
 
 
 def test_a_model_that_cannot_do_the_job_is_refused(client: TestClient) -> None:
@@ -204,5 +205,7 @@ def test_a_user_who_asks_too_often_has_to_wait(redis_url: str, sqlite_url: str, 
         assert statuses == [200, 200, 429]
 
 
-def test_fields_beside_the_known_ones_are_ignored() -> None:
-    assert EnhancePromptRequest.model_validate(body(promptTemplate="x")).model == "auto"
+def test_fields_beside_the_known_ones_are_ignored_and_null_is_absent() -> None:
+    absent = dict.fromkeys(["userId", "sessionId", "quality", "model"])
+    asked = EnhancePromptRequest.model_validate(body(promptTemplate="x", **absent))
+    assert asked == EnhancePromptRequest.model_validate(body())

@@ -163,7 +163,7 @@ def terms_of(text: str) -> list[str]:
     return [term.strip() for term in text.split(",") if term.strip()]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(prompts, own_prompts)
 def test_it_never_overruns_the_window_and_always_has_the_safety_terms(prompt: str, own: str | None) -> None:
     made = generate(prompt, own)
@@ -171,7 +171,7 @@ def test_it_never_overruns_the_window_and_always_has_the_safety_terms(prompt: st
     assert set(SAFETY_NEGATIVES) <= {term.casefold() for term in terms_of(made.text)}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(prompts, own_prompts)
 def test_only_whole_terms_stand_in_it_in_their_order_and_once(prompt: str, own: str | None) -> None:
     made = generate(prompt, own)
