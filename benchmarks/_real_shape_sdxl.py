@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from benchmarks._measure import GIB, Stage, StageMeter, evict, read_plainly, table
 from shared.plan import Plan
 from shared.presets import SDXL
+from workers.engines.base import Pass
 
 FILE_NAME = "sdxl-random-fp16.safetensors"
 NOISE_LENGTH = 1 << 24
@@ -178,13 +179,13 @@ def _generate(engine: Any, plan: Plan, meter: StageMeter) -> Iterator[Stage]:
         print(f"step {step} of {total}", flush=True)
 
     meter.take_peak()
-    (sample,) = engine.generate(plan, on_step)
+    (drawn,) = engine.generate(Pass.of(plan), on_step)
     ends.append((time.perf_counter(), meter.take_peak()))
     names = ["encode text, first step", *(f"step {n}" for n in range(2, len(ends))), "decode"]
     for name, (end, peak) in zip(names, ends, strict=True):
         yield Stage(name, end - start, peak)
         start = end
-    picture = sample.frames[0]
+    picture = drawn.result.frames[0]
     if picture.shape != (plan.height, plan.width, 3) or picture.std() == 0:
         raise SystemExit(f"the picture is wrong: {picture.shape}, standard deviation {picture.std():.2f}")
     print(f"picture {picture.shape}, mean {picture.mean():.1f}, standard deviation {picture.std():.1f}")

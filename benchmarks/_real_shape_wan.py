@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from benchmarks._measure import GIB, Stage, StageMeter, evict, read_plainly, table
 from shared.plan import Plan
 from shared.presets import WAN
+from workers.engines.base import Pass
 
 FOLDER_NAME = "wan-random-bf16"
 BAR_GB = 20
@@ -249,7 +250,7 @@ def _measure(folder: Path, chosen: argparse.Namespace) -> int:
             info = engine.load()
         with meter.stage("encode text"):
             # generate() finds it in the cache; here it is a stage of its own.
-            engine._parts().embeddings.of(plan)
+            engine._parts().embeddings.of([plan])
         stages = list(_generate(engine, plan, meter))
     print(f"{info.gpu_name}, {torch.get_num_threads()} threads, {info.device}, {info.dtype}, {info.applied}")
     print(f"files {size / GIB:.2f} GiB, plainly read from the disk in {reading:.1f} s")
@@ -269,13 +270,13 @@ def _generate(engine: Any, plan: Plan, meter: StageMeter) -> Iterator[Stage]:
         print(f"step {step} of {total}", flush=True)
 
     meter.take_peak()
-    (sample,) = engine.generate(plan, on_step)
+    (drawn,) = engine.generate(Pass.of(plan), on_step)
     ends.append((time.perf_counter(), meter.take_peak()))
     names = [*(f"step {n}" for n in range(1, len(ends))), "decode"]
     for name, (end, peak) in zip(names, ends, strict=True):
         yield Stage(name, end - start, peak)
         start = end
-    frames = sample.frames
+    frames = drawn.result.frames
     if frames.shape != (plan.num_frames, plan.height, plan.width, 3) or frames.std() == 0:
         raise SystemExit(f"the frames are wrong: {frames.shape}, standard deviation {frames.std():.2f}")
     print(f"frames {frames.shape}, mean {frames.mean():.1f}, standard deviation {frames.std():.1f}")

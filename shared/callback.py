@@ -80,8 +80,12 @@ def completed_body(
     timings: Timings,
     facts: WorkerFacts,
     attempt: int,
+    jobs_in_pass: int = 1,
 ) -> bytes:
-    """What was executed. Sizes, frames and rates are those of the files, everything else is the plan's."""
+    """What was executed. Sizes, frames and rates are those of the files, everything else is the plan's.
+
+    `jobs_in_pass` is told where other jobs shared the job's time on the device.
+    """
     first = produced[0]
     metadata: dict[str, Any] = {
         **_about(plan.job_type, plan.bucket, facts, attempt),
@@ -103,6 +107,8 @@ def completed_body(
         "reference_mode": "none",
         "applied": facts.applied,
     }
+    if jobs_in_pass > 1:
+        metadata["jobs_in_pass"] = jobs_in_pass
     if plan.medium == "video":
         metadata |= {"frame_num": first.num_frames, "fps": first.fps, "duration": first.duration}
     if plan.family.name == "wan":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from shared.errors import Unsupported
@@ -61,6 +61,18 @@ class Enhancement:
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """What is asked of a model beside texts and seeds; plans of one shape may run in one batch. Pixels."""
+
+    width: int
+    height: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    shift: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What will be executed. Engines read nothing else, and the callback describes nothing else.
 
@@ -93,6 +105,17 @@ class Plan:
         return len(self.seeds)
 
     @property
+    def shape(self) -> Shape:
+        return Shape(
+            self.width,
+            self.height,
+            self.num_frames,
+            self.num_inference_steps,
+            self.guidance_scale,
+            self.shift,
+        )
+
+    @property
     def duration(self) -> float:
         """Length of the video in seconds."""
         return self.num_frames / self.fps
@@ -111,6 +134,35 @@ class PlanDefaults:
     negative_prompt: str = ""
 
 
+def shape_of(job: Job) -> Shape:
+    """The shape that the job's plan will have, without reading its texts.
+
+    Raises `Unsupported` for what this version cannot do.
+    """
+    _refuse_unsupported(job)
+    stated, multiple = _stated_shape(job), job.preset.family.size_multiple
+    return replace(
+        stated,
+        width=stated.width - stated.width % multiple,
+        height=stated.height - stated.height % multiple,
+        num_frames=stated.num_frames - (stated.num_frames - 1) % VIDEO_FRAME_STEP,
+    )
+
+
+def _stated_shape(job: Job) -> Shape:
+    """As the payload states it, or by default where it states nothing."""
+    preset = job.preset
+    width, height = job.size or (preset.family.default_width, preset.family.default_height)
+    return Shape(
+        width=width,
+        height=height,
+        num_frames=job.num_frames or preset.num_frames,
+        num_inference_steps=job.num_inference_steps or preset.num_inference_steps,
+        guidance_scale=preset.guidance_scale if job.guidance_scale is None else job.guidance_scale,
+        shift=SAMPLE_SHIFT if job.shift is None else job.shift,
+    )
+
+
 def make_plan(
     job: Job,
     window: PromptWindow,
@@ -121,7 +173,7 @@ def make_plan(
 
     Raises `Unsupported` for what this version cannot do; such a wish is never ignored.
     """
-    _refuse_unsupported(job)
+    stated, shape = _stated_shape(job), shape_of(job)
     preset, family = job.preset, job.preset.family
     adjustments: list[Adjustment] = []
 
@@ -130,18 +182,10 @@ def make_plan(
             adjustments.append(Adjustment(field, requested, used, reason))
         return used
 
-    width, height = job.size or (family.default_width, family.default_height)
-    multiple = family.size_multiple
-    reason = f"the model draws sides that are multiples of {multiple}"
-    width = adjusted("width", width, width - width % multiple, reason)
-    height = adjusted("height", height, height - height % multiple, reason)
-    frames = job.num_frames or preset.num_frames
-    frames = adjusted(
-        "frame_num",
-        frames,
-        frames - (frames - 1) % VIDEO_FRAME_STEP,
-        "the model makes 4k+1 frames",
-    )
+    reason = f"the model draws sides that are multiples of {family.size_multiple}"
+    adjusted("width", stated.width, shape.width, reason)
+    adjusted("height", stated.height, shape.height, reason)
+    adjusted("frame_num", stated.num_frames, shape.num_frames, "the model makes 4k+1 frames")
     if job.scheduler is not None:
         adjusted("scheduler", job.scheduler, SOLVER, "the worker samples with euler")
     wanted = enhancement.prompt if enhancement else job.prompt
@@ -168,12 +212,12 @@ def make_plan(
         prompt=prompt,
         original_prompt=job.prompt,
         negative_prompt=negative,
-        width=width,
-        height=height,
-        num_inference_steps=job.num_inference_steps or preset.num_inference_steps,
-        guidance_scale=preset.guidance_scale if job.guidance_scale is None else job.guidance_scale,
-        shift=SAMPLE_SHIFT if job.shift is None else job.shift,
-        num_frames=frames,
+        width=shape.width,
+        height=shape.height,
+        num_inference_steps=shape.num_inference_steps,
+        guidance_scale=shape.guidance_scale,
+        shift=shape.shift,
+        num_frames=shape.num_frames,
         fps=FRAMES_PER_SECOND if job.fps is None else job.fps,
         seeds=tuple(seed + index for index in range(job.num_images or 1)),
         adjustments=tuple(adjustments),

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -147,14 +147,15 @@ class Scripts:
         self._clock = clock
         self._registered: dict[str, Any] = {}
 
-    def run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+    def run(self, name: str, keys: list[str], args: list[Any], client: redis.Redis | None = None) -> Any:
+        """On `client` instead of the own connection, where one is given."""
         script = self._registered.get(name)
         if script is None:
             body = resources.files("shared").joinpath(f"lua/{name}.lua").read_text()
             script = self._client.register_script(self._clock + _BLAME + body)
             self._registered[name] = script
         with translated_redis_errors():
-            return script(keys=keys, args=args)
+            return script(keys=keys, args=args, client=client)
 
 
 @contextmanager
@@ -383,6 +384,35 @@ class WorkQueue:
             self._unsure, self._unsure_until = True, time.monotonic() + block_s + LATE_S
             raise
         return None if raw is None else self._hold(raw, worker)
+
+    def peek(self, count: int) -> list[bytes]:
+        """The next `count` elements, in the order in which they will be taken; they stay in the queue."""
+        from_right = self.settings.pop == "right"
+        first, last = (-count, -1) if from_right else (0, count - 1)
+        with translated_redis_errors():
+            listed = cast(list[bytes], self._connections.commands.lrange(self.keys.queue, first, last))
+        return listed[::-1] if from_right else listed
+
+    def take_expected(self, elements: Sequence[bytes]) -> list[Lease]:
+        """Take the next elements for as long as they are these, and none of them marked. Does not wait.
+
+        After an error `take` looks at the own list first, as after an error of its own.
+        """
+        worker, k = self._worker, self.keys
+        keys = [k.tombstones, k.queue, k.processing(worker), k.deliveries]
+        try:
+            # Not on the connection for commands, which would repeat it after a lost reply and then answer
+            # that nothing was moved.
+            moved = self.scripts.run(
+                "take_expected",
+                keys,
+                [worker, self.settings.pop.upper(), *elements],
+                client=self._connections.blocking,
+            )
+        except ServiceError:
+            self._unsure, self._unsure_until = True, time.monotonic() + LATE_S
+            raise
+        return [self._hold(raw, worker) for raw in elements[:moved]]
 
     def begin(self, lease: Lease, job_id: str) -> Begun:
         """Look an element up before it runs. Raises `OwnershipLost` when this worker was swept."""

@@ -78,6 +78,9 @@ class Settings(ServiceSettings):
     prefetch_lead_s: float = setting(
         "PREFETCH_LEAD_S", 2.0, "take the next job when the running one has fewer seconds left", ge=0
     )
+    max_batch_images: int = setting(
+        "MAX_BATCH_IMAGES", 1, "pictures of waiting jobs that may run in one pass; 1: no merging", ge=1, le=32
+    )
     drain_s: float = setting("DRAIN_S", 5.0, "seconds a stopping worker may use to finish", ge=0)
     publish_threads: int = setting("PUBLISH_THREADS", 2, "jobs that are uploaded side by side", ge=1, le=32)
     spool_mb: int = setting(

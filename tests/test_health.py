@@ -55,7 +55,7 @@ def test_a_process_that_does_not_turn_is_not_live() -> None:
 
 
 def test_the_overview_has_the_state_and_the_running_jobs_step() -> None:
-    with showing(replace(IDLE, state="generating", job=Snapshot("job-1", 3, 25))) as server:
+    with showing(replace(IDLE, state="generating", job=Snapshot(("job-1",), 3, 25))) as server:
         assert get(server, "/") == (
             200,
             {
@@ -65,7 +65,7 @@ def test_the_overview_has_the_state_and_the_running_jobs_step() -> None:
                 "reasons": [],
                 "queue": "sdxl_queue",
                 "worker_id": "worker-1",
-                "job": {"job_id": "job-1", "step": 3, "steps": 25},
+                "job": {"job_ids": ["job-1"], "step": 3, "steps": 25},
                 "last_success": "2023-11-14T22:13:20+00:00",
                 "callbacks_waiting": 2,
             },
@@ -142,7 +142,7 @@ def test_the_state_follows_the_worker_and_tells_no_prompt_and_no_setting(
             assert entered.wait(20)
             status, running = get(server, "/")
             assert (status, running["state"], running["ready"]) == (200, "generating", True)
-            assert running["job"] == {"job_id": "job-1", "step": 1, "steps": 2}
+            assert running["job"] == {"job_ids": ["job-1"], "step": 1, "steps": 2}
             assert running["worker_id"] == built.queue.worker
             told = json.dumps(running)
             for text in ("boat", "fog", SECRET, installation.redis_url, str(installation.folder)):

@@ -2,7 +2,7 @@
 
 Two workers, a sweeper and a sender take their steps in any order. A worker that is stopped simply takes none
 while the clock runs; one that died is replaced by a fresh one that knows nothing. The model is what DESIGN
-promises, told in Python; three mutants of the scripts show that the machine would notice.
+promises, told in Python; mutants of the scripts show that the machine would notice.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ class Protocol(RuleBasedStateMachine):
         self.model = Model()
         self.taken: list[Taken] = []
         self.claims: list[tuple[bytes, bytes]] = []
+        self.seen: list[list[bytes]] = [[], []]
 
     def new_id(self) -> str:
         self.last_id += 1
@@ -173,9 +174,34 @@ class Protocol(RuleBasedStateMachine):
         lease = queue.take(0)
         assert (lease.raw if lease else None) == (waiting[-1] if waiting else None)
         if lease is not None:
-            job = json.loads(lease.raw)["id"]
-            body = json.dumps({"job_id": job, "by": queue.worker, "number": next(self.bodies)}).encode()
-            self.taken.append(Taken(lease, job, queue, body))
+            self.note_taken(queue, lease)
+
+    def note_taken(self, queue: WorkQueue, lease: Lease) -> None:
+        job = json.loads(lease.raw)["id"]
+        body = json.dumps({"job_id": job, "by": queue.worker, "number": next(self.bodies)}).encode()
+        self.taken.append(Taken(lease, job, queue, body))
+
+    @rule(place=st.integers(0, 1), count=st.integers(1, 3))
+    def look_ahead(self, place: int, count: int) -> None:
+        """What a worker has seen; until it takes that, anything may happen."""
+        self.seen[place] = self.workers[place].peek(count)
+        waiting = self.client.lrange(self.keys.queue, 0, -1)[::-1]
+        assert self.seen[place] == waiting[:count]
+
+    @rule(place=st.integers(0, 1))
+    def take_expected(self, place: int) -> None:
+        """Several at once: only what was seen, and none that came back from a death."""
+        queue, seen = self.workers[place], self.seen[place]
+        waiting = self.client.lrange(self.keys.queue, 0, -1)[::-1]
+        expected = []
+        for raw, next_one in zip(seen, waiting, strict=False):
+            if raw != next_one or raw in self.model.blame or self.swept(queue.worker):
+                break
+            expected.append(raw)
+        leases = queue.take_expected(seen) if seen else []
+        assert [lease.raw for lease in leases] == expected
+        for lease in leases:
+            self.note_taken(queue, lease)
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
@@ -486,6 +512,16 @@ MUTANTS: dict[str, Mutation] = {
         "beat",
         "leftovers = redis.call('ZRANGE', KEYS[3], 0, -1)",
         "leftovers = {}",
+    ),
+    "a take of several that moves whatever comes next": (
+        "take_expected",
+        "local expected = redis.call('LINDEX', KEYS[2], next_one) == ARGV[i]",
+        "local expected = redis.call('LLEN', KEYS[2]) > 0",
+    ),
+    "a take of several that takes marked elements along": (
+        "take_expected",
+        "not expected or redis.call('HEXISTS', KEYS[4], redis.sha1hex(ARGV[i])) == 1",
+        "not expected",
     ),
 }
 

@@ -58,6 +58,63 @@ def test_a_taken_element_stays_in_the_workers_list_byte_for_byte(fleet: Fleet) -
     assert lease.raw == A
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_elements_that_were_looked_at_are_taken_as_they_would_be_one_by_one(
+    redis_url: str, client: Any, side: Any
+) -> None:
+    push = client.lpush if side == "right" else client.rpush
+    push("sdxl_queue", A, B, C)
+    queue = Fleet(redis_url, QueueSettings(pop=side)).worker()
+    assert queue.peek(2) == [A, B]
+    assert client.llen("sdxl_queue") == 3
+    assert [lease.raw for lease in queue.take_expected([A, B])] == [A, B]
+    assert client.lrange(queue.keys.processing(queue.worker), 0, -1) == [B, A]
+    assert take(queue).raw == C
+
+
+def test_only_what_was_looked_at_is_taken(fleet: Fleet) -> None:
+    fleet.push(A, C)
+    queue = fleet.worker()
+    assert [lease.raw for lease in queue.take_expected([A, B])] == [A]
+    assert fleet.waiting() == [C]
+    assert queue.take_expected([B]) == []
+
+
+def test_a_marked_element_is_never_taken_beside_another(fleet: Fleet) -> None:
+    fleet.push(A, B)
+    queue = fleet.worker()
+    fleet.client.hset(queue.keys.deliveries, Lease(B, "w").sha, "1:0")
+    assert [lease.raw for lease in queue.take_expected([A, B])] == [A]
+    assert fleet.waiting() == [B]
+
+
+def test_a_swept_worker_takes_nothing_that_it_looked_at(fleet: Fleet) -> None:
+    fleet.push(A)
+    queue, other = fleet.worker(), fleet.worker()
+    expire(fleet, other)
+    assert queue.take_expected([A]) == []
+    assert fleet.waiting() == [A]
+
+
+def test_elements_whose_reply_was_lost_are_adopted_by_the_next_take(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.push(A, B)
+    queue = fleet.worker()
+    run = queue.scripts.run
+
+    def lost(*arguments: Any, **options: Any) -> Any:
+        run(*arguments, **options)
+        raise ServiceUnavailable("the reply was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue.scripts, "run", lost)
+        with pytest.raises(ServiceUnavailable):
+            queue.take_expected([A, B])
+    assert {take(queue).raw, take(queue).raw} == {A, B}
+    assert queue.take(0) is None
+
+
 def test_a_commit_ends_the_element_and_puts_its_callback_into_the_outbox(fleet: Fleet) -> None:
     fleet.push(A)
     queue = fleet.worker()

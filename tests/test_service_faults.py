@@ -11,7 +11,7 @@ from support.harness import Installation, until
 from support.jobs import payload
 from support.supabase_double import Bucket, SupabaseDouble
 
-import workers.pipeline
+import workers.ends
 from shared.plan import Plan
 from workers.engines.fake import FakeEngine
 from workers.scratch import LOCK
@@ -19,7 +19,7 @@ from workers.scratch import LOCK
 
 @pytest.fixture
 def supabase(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(workers.pipeline, "MISCONFIGURED_PAUSE_S", 0.1)
+    monkeypatch.setattr(workers.ends, "MISCONFIGURED_PAUSE_S", 0.1)
     with SupabaseDouble() as double:
         for name in ("sdxl_image_fast", "sdxl_image_high"):
             double.buckets[name] = Bucket(name)

@@ -31,9 +31,11 @@ from workers.engines.base import Engine, EngineInfo
 from workers.engines.pin import check_pin
 from workers.held import Hands
 from workers.image_screen import ClassifierOverHttp, HashBlocklist, ImageScreen, ScreenChain
+from workers.intake import Rules
 from workers.kind import Kind
 from workers.loop import LoopSettings, Worker
-from workers.pipeline import Pipeline, Rules
+from workers.merging import Merging
+from workers.pipeline import Pipeline
 from workers.progress import Progress
 from workers.scratch import Scratch
 from workers.startup import Timeline, problems_known, read_ahead
@@ -163,6 +165,7 @@ def build(
             max_deliveries=settings.max_deliveries,
             max_queue_age_s=settings.max_queue_age_s,
         ),
+        merging=Merging(settings.max_batch_images, info.warmed),
         marking=marking,
         scratch=scratch.path,
         hands=hands,

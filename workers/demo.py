@@ -26,10 +26,10 @@ from pydantic import SecretStr
 from shared.errors import SettingsError
 from shared.local_valkey import local_valkey
 from shared.log import configure_logging
-from shared.plan import Plan, PromptWindow
+from shared.plan import PromptWindow
 from shared.settings import Settings, load_settings
 from workers.build import build
-from workers.engines.base import Engine, EngineInfo, Sample, StepCallback
+from workers.engines.base import Drawn, Engine, EngineInfo, Pass, StepCallback
 from workers.exits import EXIT_SETTINGS
 from workers.kind import Kind
 from workers.local_receiver import LocalReceiver, Received
@@ -54,8 +54,8 @@ class ShownEngine:
     def prompt_window(self) -> PromptWindow:
         return self.engine.prompt_window()
 
-    def generate(self, plan: Plan, on_step: StepCallback) -> Iterator[Sample]:
-        started = time.monotonic()
+    def generate(self, run: Pass, on_step: StepCallback) -> Iterator[Drawn]:
+        started, plan = time.monotonic(), run.plans[0]
 
         def shown(step: int, steps: int) -> None:
             done = 30 * step // steps
@@ -71,7 +71,7 @@ class ShownEngine:
             self.stream.flush()
             on_step(step, steps)
 
-        return self.engine.generate(plan, shown)
+        return self.engine.generate(run, shown)
 
 
 def run_demo(kind: Kind, prompt: str | None, out: TextIO = sys.stdout) -> int:

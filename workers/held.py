@@ -36,6 +36,11 @@ class Held:
             self._reason = reason
             self._aborted.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody wants it stopped."""
+        return self._reason is not None
+
     def check(self) -> None:
         """Raise the reason to stop, if there is one."""
         if self._reason is not None:

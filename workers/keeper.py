@@ -103,9 +103,10 @@ class Keeper:
         attempts = {held.job_id: held.attempt for held in self._hands.all() if held.job_id is not None}
         if not attempts:
             return
-        progress: dict[str, str] = {}
         running = self._progress.snapshot()
-        if running is not None and running.job_id in attempts:
-            published = StepProgress(running.step, running.steps, attempts[running.job_id])
-            progress[running.job_id] = published.encode()
+        progress = {
+            job_id: StepProgress(running.step, running.steps, attempts[job_id]).encode()
+            for job_id in (running.job_ids if running is not None else ())
+            if running is not None and job_id in attempts
+        }
         self._hands.abort_cancelled(self._queue.look(attempts, progress))

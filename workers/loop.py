@@ -19,10 +19,11 @@ from shared.queue import WorkQueue
 from shared.webhook import service_pause_s
 from workers.callbacks import Callbacks
 from workers.exits import EXIT_NODE_FAULT
-from workers.held import Hands
+from workers.held import Hands, Held
 from workers.keeper import Keeper
-from workers.pipeline import Encoded, Generated, Pipeline, Prepared
+from workers.pipeline import Pipeline
 from workers.progress import Progress
+from workers.stages import Batch, Encoded, Generated
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Worker:
         self._spooled = 0
         progress.on_near = self._set_near
         queue.on_lost = lambda worker: hands.abort_of(worker, _taken_for_dead)
-        self._to_generate: SimpleQueue[Prepared | None] = SimpleQueue()
+        self._to_generate: SimpleQueue[Batch | None] = SimpleQueue()
         self._to_encode: SimpleQueue[Generated | None] = SimpleQueue()
         self._to_publish: SimpleQueue[Encoded | None] = SimpleQueue()
 
@@ -138,12 +139,15 @@ class Worker:
         log.info("stopping", extra={"drain_s": self._settings.drain_s})
         self._take_nothing_new(0)
         rest = self._progress.rest_s()
-        running = self._progress.snapshot()
-        if running is not None and (rest is None or rest > self._settings.drain_s):
-            for held in self._hands.all():
-                if held.job_id == running.job_id:
-                    held.abort(JobReturned("the worker is stopping"))
+        if rest is None or rest > self._settings.drain_s:
+            for held in self._running():
+                held.abort(JobReturned("the worker is stopping"))
         self._to_generate.put(None)
+
+    def _running(self) -> list[Held]:
+        """The jobs that are on the device."""
+        running = self._progress.snapshot()
+        return [held for held in self._hands.all() if running is not None and held.job_id in running.job_ids]
 
     def _registered(self) -> bool:
         """Take the first lease as soon as Redis answers; False where the worker is stopped before."""
@@ -180,19 +184,18 @@ class Worker:
                 if self._settings.once and self._hands.wait_empty(LOOK_AGAIN_S):
                     break
                 continue
-            prepared = self._pipeline.intake(lease)
+            batch = self._pipeline.intake(lease)
             current_job.set(None)
-            if prepared is None:
+            if batch is None:
                 continue
-            held = prepared.held
             with self._gate:
                 self._slot_taken = not self.stopping.is_set()
                 if self._slot_taken:
-                    self._to_generate.put(prepared)
+                    self._to_generate.put(batch)
             if not self._slot_taken:
-                self._return(prepared)
-            elif held.marked:
-                self._hands.wait_ended(held)
+                self._return(batch)
+            elif batch.jobs[0].held.marked:
+                self._hands.wait_ended(batch.jobs[0].held)
         self._to_generate.put(None)
 
     def _wait_until_wanted(self) -> None:
@@ -227,23 +230,22 @@ class Worker:
 
     def _generate(self) -> int:
         while True:
-            prepared = self._to_generate.get()
-            if prepared is None or self.stopping.is_set():
-                self._return(prepared)
+            batch = self._to_generate.get()
+            if batch is None or self.stopping.is_set():
+                self._return(batch)
                 return 0
             with self._gate:
                 self._near = self._slot_taken = False
             try:
-                generated = self._pipeline.generate(prepared)
+                for generated in self._pipeline.generate(batch):
+                    self._spool(generated.size)
+                    self._to_encode.put(generated)
             except NodeFault as error:
                 log.critical("fault of this node: %s", error, exc_info=error)
                 return self._node_fault()
             finally:
                 current_job.set(None)
                 self._set_near()
-            if generated is not None:
-                self._spool(_raw_bytes(generated))
-                self._to_encode.put(generated)
             if self._pipeline.standing.node_faults >= MAX_NODE_FAULTS:
                 log.critical("%d failures in a row: this node takes no more jobs", MAX_NODE_FAULTS)
                 return self._node_fault()
@@ -252,7 +254,7 @@ class Worker:
         while (generated := self._to_encode.get()) is not None:
             encoded = self._pipeline.encode(generated)
             current_job.set(None)
-            self._spool((encoded.size if encoded else 0) - _raw_bytes(generated))
+            self._spool((encoded.size if encoded else 0) - generated.size)
             if encoded is not None:
                 self._to_publish.put(encoded)
         self._to_publish.put(None)
@@ -284,15 +286,14 @@ class Worker:
 
     def _hung(self) -> None:
         """The main thread waits for the device and cannot be woken: give the job back and end from here."""
-        running = self._progress.snapshot()
+        running = self._running()
         log.critical("the device hangs: no step for far longer than one takes")
         self._on_node_fault()
-        for held in self._hands.all():
-            if running is not None and held.job_id == running.job_id:
-                try:
-                    self._queue.give_back(held.lease, blamed=True)
-                except ServiceError as error:
-                    log.error("%s; the sweep of another worker will return the job", error)
+        for held in running:
+            try:
+                self._queue.give_back(held.lease, blamed=True)
+            except ServiceError as error:
+                log.error("%s; the sweep of another worker will return the job", error)
         self._leave_and_exit(EXIT_NODE_FAULT)
 
     def _finish_up(self, code: int) -> None:
@@ -305,10 +306,10 @@ class Worker:
         self._to_encode.put(None)
         self._leave(code)
 
-    def _return(self, prepared: Prepared | None) -> None:
-        """A job that was prepared but did not begin goes back."""
-        if prepared is not None:
-            with self._pipeline.ended(prepared.held):
+    def _return(self, batch: Batch | None) -> None:
+        """Jobs that were prepared but did not begin go back, in their order."""
+        for job in reversed(batch.jobs if batch is not None else ()):
+            with self._pipeline.ends.ended(job.held):
                 raise JobReturned("the worker is stopping")
 
     def _enforce_deadline(self, code: int) -> None:
@@ -345,7 +346,3 @@ class Worker:
 
 def _taken_for_dead() -> OwnershipLost:
     return OwnershipLost("this worker was taken for dead")
-
-
-def _raw_bytes(generated: Generated) -> int:
-    return sum(sample.frames.nbytes for sample in generated.samples)

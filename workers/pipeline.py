@@ -3,8 +3,8 @@
     lease → begin → parse → screen → plan → GENERATE → encode → upload → commit
 
 `intake` runs on the intake thread, `generate` on the main thread, `encode` and `publish` behind the device's
-back. Each stage takes the frozen result of the one before. A stage ends the job by raising: `ended` decides
-by the error's class what becomes of the job, in one place.
+back. Each stage takes the frozen result of the one before. A stage ends a job by raising inside `Ends.ended`,
+which decides by the error's class what becomes of the job.
 """
 
 from __future__ import annotations
@@ -13,97 +13,32 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn, Protocol, TypeVar
+from typing import Protocol
 
-from shared.callback import Produced, Timings, WorkerFacts, completed_body, failed_body
-from shared.enhance import Enhancer, enhance_or_original
-from shared.errors import (
-    Abandoned,
-    Cancelled,
-    ContentRefused,
-    Expired,
-    GenerationFailed,
-    JobError,
-    JobReturned,
-    MalformedElement,
-    NodeFault,
-    OutOfMemory,
-    OwnershipLost,
-    ServiceError,
-    ServiceMisconfigured,
-    ServiceRefused,
-    ServiceUnavailable,
-)
-from shared.job import Envelope, Job
+from shared.callback import Produced, Timings, WorkerFacts, completed_body
+from shared.enhance import Enhancer
+from shared.errors import GenerationFailed, JobError, NodeFault, ServiceRefused
 from shared.log import current_job
-from shared.moderation import Refusal
-from shared.plan import (
-    Adjustment,
-    Enhancement,
-    Plan,
-    PlanDefaults,
-    PromptWindow,
-    derived_seed,
-    make_plan,
-    wants_enhancement,
-)
-from shared.presets import Family
-from shared.queue import Begun, Lease, WorkQueue
-from shared.screen import Screen, ScreenInput
+from shared.plan import Adjustment, Plan
+from shared.queue import Lease, WorkQueue
+from shared.screen import Screen
 from shared.storage import Storage
-from shared.webhook import service_pause_s
+from workers.content import ContentRules, ModerationSink
 from workers.encode import EncodedSample, Marking, MediaFile, encode_sample
-from workers.engines.base import Engine, Sample
+from workers.ends import Ends, Standing
+from workers.engines.base import Drawn, Engine, Pass, Sample
 from workers.held import Hands, Held
-from workers.image_screen import ImageScreen, Purpose
-from workers.progress import REMEMBERED_SHAPES, Progress
+from workers.image_screen import ImageScreen
+from workers.intake import Intake, Rules
+from workers.merging import Merging
+from workers.progress import Progress
+from workers.stages import Batch, Encoded, Generated
 
 log = logging.getLogger(__name__)
 
-MISCONFIGURED_PAUSE_S = 30.0
 CLAIM_PAUSE_S = 1.0
-SCREENED_FRAMES = 8
-"""Frames of a video that a configured image screen sees, spread evenly from the first to the last."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A job that is ready for the device. `timings` holds what is known so far."""
-
-    held: Held
-    plan: Plan
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    prepared: Prepared
-    samples: tuple[Sample, ...]
-    generate_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    prepared: Prepared
-    files: tuple[EncodedSample, ...]
-    generated: Generated
-    encode_s: float
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(item.file.size + item.thumbnail.size for item in self.files)
-
-
-class ModerationSink(Protocol):
-    def refused(self, refusal: Refusal) -> None:
-        """Note a refusal. Must not raise for a fault of its own store."""
 
 
 class Announcer(Protocol):
@@ -112,32 +47,8 @@ class Announcer(Protocol):
     def committed(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the operator decided about jobs. Seconds."""
-
-    family: Family
-    output_buckets: tuple[str, ...] = ()
-    defaults: PlanDefaults = field(default_factory=PlanDefaults)
-    max_deliveries: int = 3
-    max_queue_age_s: float | None = None
-
-
-@dataclass(slots=True)
-class Standing:
-    """What the stages have met lately, for the loop and for the health endpoint.
-
-    `node_faults` counts those without a success between them. While a call waits for somebody to mend a
-    service no job is taken.
-    """
-
-    node_faults: int = 0
-    last_success: float | None = None
-    waiting_for_mending: set[object] = field(default_factory=set)
-
-    @property
-    def misconfigured(self) -> bool:
-        return bool(self.waiting_for_mending)
+class _Unwanted(Exception):
+    """Every job of the pass is to be stopped, each for a reason of its own."""
 
 
 class Pipeline:
@@ -159,18 +70,14 @@ class Pipeline:
         progress: Progress,
         uploads: Executor,
         facts: Callable[[], WorkerFacts],
+        merging: Merging,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._engine = engine
         self._storage = storage
-        self._screen = screen
-        self._image_screen = image_screen
-        self._moderation = moderation
-        self._enhancer = enhancer
         self._announcer = announcer
-        self._rules = rules
         self._marking = marking
         self._scratch = scratch
         self._hands = hands
@@ -180,156 +87,134 @@ class Pipeline:
         self._wall_clock = wall_clock
         self._clock = clock
         self.standing = Standing()
-        self._fitted: set[tuple[int, int, int, int]] = set()
+        self.ends = Ends(queue, hands, announcer, facts, self.standing)
+        self._content = ContentRules(screen, image_screen, moderation)
+        self._intake = Intake(
+            queue=queue,
+            engine=engine,
+            content=self._content,
+            enhancer=enhancer,
+            rules=rules,
+            merging=merging,
+            hands=hands,
+            ends=self.ends,
+            wall_clock=wall_clock,
+            clock=clock,
+        )
 
     # --- stage 1: intake
 
-    def intake(self, lease: Lease) -> Prepared | None:
+    def intake(self, lease: Lease) -> Batch | None:
         """Everything up to the plan; None when the job ended here."""
-        started = self._clock()
-        held = Held(lease)
-        self._hands.add(held)
-        with self.ended(held):
-            envelope = Envelope.decode(lease.raw)
-            held.job_id, held.job_type = envelope.job_id, envelope.job_type
-            current_job.set(held.job_id)
-            begun = self._persistently(held, lambda: self._queue.begin(lease, envelope.job_id))
-            held.attempt, held.marked = begun.attempt, begun.marked
-            if begun.done:
-                self._acknowledge_repeat(held)
-                return None
-            self._refuse_hopeless(begun)
-            job = Job.parse(envelope, self._rules.family, self._rules.output_buckets)
-            held.bucket = job.bucket
-            queue_wait = self._queue_wait(job)
-            window = self._engine.prompt_window()
-            self._screen_job(job)
-            enhancement = self._enhance(job, window)
-            plan = make_plan(job, window, self._rules.defaults, enhancement)
-            return Prepared(held, plan, Timings(queue_wait, self._clock() - started))
-        return None
-
-    def _refuse_hopeless(self, begun: Begun) -> None:
-        if begun.deaths >= self._rules.max_deliveries:
-            raise Abandoned(
-                f"The job was given up: its worker stopped {begun.deaths} times while it ran nothing else."
-            )
-        if begun.cancelled:
-            raise Cancelled("The job was cancelled.")
-
-    def _queue_wait(self, job: Job) -> float | None:
-        """Seconds since the job was created. Raises `Expired` when that is too long."""
-        if job.created_at is None:
-            return None
-        now = datetime.fromtimestamp(self._wall_clock(), UTC)
-        waited = max(0.0, (now - job.created_at).total_seconds())
-        limit = self._rules.max_queue_age_s
-        if limit is not None and waited > limit:
-            raise Expired(f"The job waited {waited:.0f} seconds; jobs are dropped after {limit:.0f} seconds.")
-        return waited
-
-    def _screen_job(self, job: Job, enhanced_prompt: str | None = None) -> None:
-        verdict = self._screen.check(
-            ScreenInput(
-                prompt=job.prompt,
-                negative_prompt=job.negative_prompt,
-                compel_weights=job.compel_weights,
-                enhanced_prompt=enhanced_prompt,
-            )
-        )
-        if not verdict.allowed:
-            texts = {
-                "prompt": job.prompt,
-                "negative_prompt": job.negative_prompt,
-                "compel_weights": job.compel_weights,
-                "enhanced_prompt": enhanced_prompt,
-            }
-            self._refuse(Refusal(job.id, job.user_id, verdict.rule_id or "", texts))
-
-    def _refuse(self, refusal: Refusal) -> NoReturn:
-        """One neutral sentence: neither the rule nor the text is told to the sender."""
-        self._moderation.refused(refusal)
-        raise ContentRefused("The request was refused by the content rules of this service.")
-
-    def _enhance(self, job: Job, window: PromptWindow) -> Enhancement | None:
-        if self._rules.family.name != "wan" or not wants_enhancement(job):
-            return None
-        seed = derived_seed(job.id) if job.seed is None else job.seed
-        preset = job.preset
-        enhancement = enhance_or_original(
-            self._enhancer, job.prompt, preset.medium, preset.quality, window, seed
-        )
-        self._screen_job(job, enhancement.prompt)
-        return enhancement
+        return self._intake.batch(lease)
 
     # --- stage 2: generate (main thread)
 
-    def generate(self, prepared: Prepared) -> Generated | None:
-        held, plan = prepared.held, prepared.plan
-        current_job.set(plan.job_id)
-        with self.ended(held), self._node_faults_counted(plan):
-            held.check()
-            self._announcer.processing(held, plan)
-            started = self._clock()
-            self._progress.begin(plan)
+    def generate(self, batch: Batch) -> Iterator[Generated]:
+        """Run a batch and yield each job once its last sample is there, whatever became of it.
 
-            def on_step(step: int, steps: int) -> None:
-                self._progress.on_step(step, steps)
-                held.check()
+        The next stage ends those that failed or were stopped, so that no Redis holds up the device. Raises
+        `NodeFault` once the jobs that were not yielded are given back with the blame.
+        """
+        run, started = batch.run, self._clock()
+        waiting = dict(enumerate(batch.jobs))
+        results: list[list[Sample | JobError]] = [[] for _ in batch.jobs]
+        failure: Exception | None = None
+        current_job.set(" ".join(job.plan.job_id for job in batch.jobs))
 
-            samples = []
-            try:
-                for sample in self._engine.generate(plan, on_step):
-                    samples.append(sample)
-                    self._progress.moved()
-                    held.check()
-            finally:
-                self._progress.end()
-            log.info("generated", extra={"seconds": round(self._clock() - started, 3)})
-            return Generated(prepared, tuple(samples), self._clock() - started)
-        return None
+        def ended(number: int, samples: Sequence[Sample] = (), failure: Exception | None = None) -> Generated:
+            seconds = self._clock() - started
+            return Generated(waiting.pop(number), tuple(samples), seconds, len(batch.jobs), failure)
+
+        try:
+            for drawn in self._drawn(batch):
+                of_job = results[drawn.job]
+                of_job.append(drawn.result)
+                if len(of_job) == run.plans[drawn.job].num_images:
+                    spoiled = [result for result in of_job if isinstance(result, JobError)]
+                    if spoiled:
+                        self.standing.failed(spoiled[0], run.size)
+                        yield ended(drawn.job, failure=spoiled[0])
+                    else:
+                        yield ended(drawn.job, [result for result in of_job if isinstance(result, Sample)])
+            self.standing.fitted(run.size)
+        except NodeFault:
+            for job in waiting.values():
+                with suppress(NodeFault), self.ends.ended(job.held):
+                    raise
+            raise
+        except _Unwanted:
+            pass
+        # Whatever else ended the pass ends its jobs, which is not for this thread to do.
+        except Exception as error:  # noqa: BLE001
+            self.standing.failed(error, run.size)
+            failure = error
+        for number in tuple(waiting):
+            yield ended(number, failure=failure)
+
+    def _drawn(self, batch: Batch) -> Iterator[Drawn]:
+        """The pass itself. Raises `_Unwanted` as soon as nobody wants any of its jobs."""
+
+        def stop_if_unwanted() -> None:
+            if batch.unwanted:
+                raise _Unwanted
+
+        def on_step(step: int, steps: int) -> None:
+            self._progress.on_step(step, steps)
+            stop_if_unwanted()
+
+        stop_if_unwanted()
+        for job in batch.jobs:
+            if not job.held.stopped:
+                self._announcer.processing(job.held, job.plan)
+        self._progress.begin(batch.run)
+        try:
+            for drawn in self._engine.generate(batch.run, on_step):
+                self._progress.moved()
+                yield drawn
+                stop_if_unwanted()
+        finally:
+            self._progress.end()
 
     # --- stage 3: encode and publish
 
     def encode(self, generated: Generated) -> Encoded | None:
+        """Files of what was generated; None when the job ended here, or had ended on the device."""
         prepared, plan = generated.prepared, generated.prepared.plan
         current_job.set(plan.job_id)
-        with self.ended(prepared.held), self._node_faults_counted(plan):
+        # Here and not on the main thread: writing to a log may wait, and the device with it.
+        log.info(
+            "generated", extra={"seconds": round(generated.generate_s, 3), "jobs": generated.jobs_in_pass}
+        )
+        with self.ends.ended(prepared.held):
             prepared.held.check()
+            if generated.failure is not None:
+                raise generated.failure
             started = self._clock()
-            self._screen_samples(generated)
-            files: list[EncodedSample] = []
-            try:
-                for sample in generated.samples:
-                    files.append(encode_sample(plan, sample, self._scratch, self._marking))
-            except BaseException:
-                _remove(files)
-                raise
-            return Encoded(prepared, tuple(files), generated, self._clock() - started)
+            self._content.check_samples(plan, generated.samples)
+            return Encoded(generated, self._files(generated), self._clock() - started)
         return None
 
-    def _screen_samples(self, generated: Generated) -> None:
-        """Pictures, or frames spread over a video; what is refused is neither encoded nor uploaded."""
-        if self._image_screen is None:
-            return
-        plan = generated.prepared.plan
-        purpose: Purpose = "frame" if plan.medium == "video" else "generated"
-        for sample in generated.samples:
-            last = len(sample.frames) - 1
-            chosen = sorted({round(last * part / (SCREENED_FRAMES - 1)) for part in range(SCREENED_FRAMES)})
-            verdict = self._image_screen.check([sample.frames[frame] for frame in chosen], purpose)
-            if not verdict.allowed:
-                texts = {"prompt": plan.prompt, "negative_prompt": plan.negative_prompt}
-                self._refuse(Refusal(plan.job_id, plan.user_id, verdict.reason_id or "", texts))
+    def _files(self, generated: Generated) -> tuple[EncodedSample, ...]:
+        files: list[EncodedSample] = []
+        try:
+            for sample in generated.samples:
+                files.append(encode_sample(generated.prepared.plan, sample, self._scratch, self._marking))
+        except BaseException as error:
+            _remove(files)
+            if isinstance(error, JobError):
+                self.standing.failed(error, Pass.of(generated.prepared.plan).size)
+            raise
+        return tuple(files)
 
     def publish(self, encoded: Encoded) -> None:
         """Upload the files and commit the job; the files are removed whatever happens."""
         prepared, plan = encoded.prepared, encoded.prepared.plan
         current_job.set(plan.job_id)
-        with self.ended(prepared.held), _removed_afterwards(encoded.files):
+        with self.ends.ended(prepared.held), _removed_afterwards(encoded.files):
             started = self._clock()
             if not self._may_publish(prepared.held):
-                self._acknowledge_repeat(prepared.held)
+                self.ends.acknowledge_repeat(prepared.held)
                 return
             produced = self._upload(encoded)
             timings = Timings(
@@ -340,8 +225,16 @@ class Pipeline:
                 self._clock() - started,
             )
             adjustments = [*plan.adjustments, *_distinct(encoded.generated.samples)]
-            body = completed_body(plan, produced, adjustments, timings, self._facts(), prepared.held.attempt)
-            self._finish(prepared.held, body)
+            body = completed_body(
+                plan,
+                produced,
+                adjustments,
+                timings,
+                self._facts(),
+                prepared.held.attempt,
+                encoded.generated.jobs_in_pass,
+            )
+            self.ends.finish(prepared.held, body)
             self.standing.node_faults = 0
             self.standing.last_success = self._wall_clock()
             log.info("completed", extra={"upload_s": round(timings.upload, 3)})
@@ -355,7 +248,7 @@ class Pipeline:
         job_id = held.job_id
         assert job_id is not None
         while True:
-            answer = self._persistently(
+            answer = self.ends.persistently(
                 held, lambda: self._queue.claim_publish(held.lease, job_id, held.claim)
             )
             if answer != "wait":
@@ -384,7 +277,7 @@ class Pipeline:
 
     def _upload_file(self, held: Held, bucket: str, file: MediaFile) -> str:
         try:
-            self._persistently(
+            self.ends.persistently(
                 held, lambda: self._storage.upload(bucket, file.key, file.path, file.content_type)
             )
         except ServiceRefused as error:
@@ -395,127 +288,13 @@ class Pipeline:
     def _upload_thumbnail(self, held: Held, bucket: str, file: MediaFile) -> str | None:
         """A thumbnail never fails a job: a bucket that refuses it leaves it out."""
         try:
-            self._persistently(
+            self.ends.persistently(
                 held, lambda: self._storage.upload(bucket, file.key, file.path, file.content_type)
             )
         except ServiceRefused as error:
             log.warning("the bucket refuses thumbnails: %s", error)
             return None
         return file.key
-
-    # --- ends
-
-    @contextmanager
-    def _node_faults_counted(self, plan: Plan) -> Iterator[None]:
-        """Count what may be this node's fault, and nothing that a user can bring about.
-
-        A shape that never fitted into this node's memory is the job's size; one that did is the node.
-        """
-        shape = (plan.width, plan.height, plan.num_frames, plan.num_images)
-        try:
-            yield
-        except OutOfMemory:
-            self.standing.node_faults += shape in self._fitted
-            raise
-        except JobError as error:
-            self.standing.node_faults += error.node_fault
-            raise
-        if len(self._fitted) < REMEMBERED_SHAPES:
-            self._fitted.add(shape)
-
-    @contextmanager
-    def ended(self, held: Held) -> Iterator[None]:
-        """Decides what becomes of the job that a stage stopped working on."""
-        try:
-            yield
-        except MalformedElement as malformed:
-            reason = str(malformed)
-            log.warning("malformed element moved to the dead letters: %s", reason)
-            self._quietly(held, lambda: self._queue.finish(held.lease, None, None, reason))
-        except JobError as error:
-            self._fail(held, error)
-        except JobReturned:
-            log.info("job returned to the queue")
-            self._quietly(held, lambda: self._queue.give_back(held.lease))
-        except OwnershipLost as error:
-            log.info("job dropped: %s", error)
-            # Its element lies in a swept list at most; from there it goes back without anybody waiting.
-            self._quietly(held, lambda: self._queue.give_back(held.lease))
-        except NodeFault:
-            self._quietly(held, lambda: self._queue.give_back(held.lease, blamed=True))
-            raise
-        except Exception as error:
-            # A fault of ours that nobody foresaw: the customer gets an answer and the operator a traceback,
-            # and the worker goes on with the next job.
-            log.exception("unexpected error")
-            failure = GenerationFailed("The job failed because of an internal error.")
-            failure.__cause__ = error
-            self._fail(held, failure)
-
-    def _fail(self, held: Held, error: JobError) -> None:
-        log.warning("job failed (%s)", error.code, exc_info=error if error.node_fault else None)
-        job_id = held.job_id
-        if job_id is None:  # The decoder itself failed: there is nobody to call back.
-            self._quietly(held, lambda: self._queue.finish(held.lease, None, None, error.code))
-            return
-        body = failed_body(job_id, held.job_type, held.bucket, self._facts(), held.attempt, error)
-        dead_reason = error.code if isinstance(error, Abandoned) else None
-
-        def finish() -> None:
-            self._queue.finish(held.lease, job_id, body, dead_reason)
-            self._announcer.committed()
-
-        self._quietly(held, finish)
-
-    def _finish(self, held: Held, body: bytes) -> None:
-        job_id = held.job_id
-        assert job_id is not None
-        # A cancellation that comes from here on loses: commit wins.
-        outcome = self._persistently(held, lambda: self._queue.finish(held.lease, job_id, body))
-        if outcome == "duplicate":
-            log.info("the job was done before; its callback goes out again")
-        # In this order: a worker that ends goes once its hands are empty and nothing is due.
-        self._announcer.committed()
-        self._hands.remove(held)
-
-    def _acknowledge_repeat(self, held: Held) -> None:
-        log.info("a repeated job is acknowledged without generating")
-        self._finish(held, b"")
-
-    def _quietly(self, held: Held, end: Callable[[], object]) -> None:
-        """End the job in Redis, for as long as Redis takes, and let go of it."""
-        attempt = 0
-        while True:
-            try:
-                end()
-            except OwnershipLost:
-                pass  # Somebody else ends it.
-            except ServiceError as error:
-                log.error("%s; the job is ended as soon as it answers", error)
-                attempt += 1
-                time.sleep(service_pause_s(attempt))
-                continue
-            break
-        self._hands.remove(held)
-
-    def _persistently(self, held: Held, call: Callable[[], T]) -> T:
-        """Repeat a call to a service until it works or somebody wants the job stopped."""
-        attempt, me = 1, object()
-        try:
-            while True:
-                try:
-                    return call()
-                except ServiceUnavailable as error:
-                    pause = max(service_pause_s(attempt), error.retry_after or 0.0)
-                    log.warning("%s; the job is kept, next try in %.1f s", error, pause)
-                except ServiceMisconfigured as error:
-                    self.standing.waiting_for_mending.add(me)
-                    pause = MISCONFIGURED_PAUSE_S
-                    log.error("%s; no job is taken until this is mended; finished files are kept", error)
-                attempt += 1
-                held.pause(pause)
-        finally:
-            self.standing.waiting_for_mending.discard(me)
 
 
 @contextmanager

@@ -12,9 +12,11 @@ import torch
 
 from benchmarks.dry_run.card import fake_card, made_on_card
 from benchmarks.dry_run.meter import Meter, Stage
+from shared.errors import JobError
 from shared.job import Envelope, Job
 from shared.plan import Plan, PromptWindow, make_plan
 from shared.presets import PRESETS
+from workers.engines.base import Pass, Sample
 
 STEPS: Final = 2
 CARD_BYTES: Final = 80 * 2**30
@@ -65,8 +67,8 @@ def run(case: Case) -> Outcome:
         engine, applied, modules = load(meter)
         weight_bytes = sum(value.nbytes for module in modules for value in module.parameters())
         plan = _plan(case, engine.prompt_window())
-        samples = list(engine.generate(plan, lambda _step, _steps: None))
-    _check_samples(plan, samples)
+        results = [drawn.result for drawn in engine.generate(Pass.of(plan), lambda _step, _steps: None)]
+    _check_samples(plan, results)
     stages = tuple(meter.stages[name] for name in ("text", "steps", "decode"))
     return Outcome(case, plan, stages, weight_bytes, applied)
 
@@ -79,8 +81,8 @@ def _plan(case: Case, window: PromptWindow) -> Plan:
     return make_plan(job, window)
 
 
-def _check_samples(plan: Plan, samples: list[Any]) -> None:
-    shapes = [sample.frames.shape for sample in samples]
+def _check_samples(plan: Plan, results: list[Sample | JobError]) -> None:
+    shapes = [result.frames.shape for result in results if isinstance(result, Sample)]
     expected = [(plan.num_frames, plan.height, plan.width, 3)] * plan.num_images
     if shapes != expected:
         raise AssertionError(f"the samples have the shapes {shapes}, the plan says {expected}")

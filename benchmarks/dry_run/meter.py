@@ -124,6 +124,10 @@ class Meter:
 
 
 def _waits(func: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    if func is torch.ops.aten.copy_.default:
+        target, source, *rest = arguments
+        non_blocking = rest[0] if rest else options.get("non_blocking", False)
+        return target.device.type == "cpu" and source.device.type == "cuda" and not non_blocking
     first = next((value for value in tree_leaves(arguments) if isinstance(value, torch.Tensor)), None)
     if first is None or first.device.type != "cuda":
         return False

@@ -5,7 +5,6 @@ import gc
 import weakref
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -26,7 +25,6 @@ from workers.engines.device import (
     resolve_device,
     resolve_dtype,
     run_once_per_step,
-    to_uint8,
     translated_errors,
     translated_load_errors,
 )
@@ -296,23 +294,6 @@ def test_each_seed_has_a_generator_of_its_own_on_the_cpu() -> None:
     first, second = cpu_generators([0, 2**53])
     assert (first.initial_seed(), second.initial_seed()) == (0, 2**53)
     assert first.device == CPU
-
-
-def test_pixels_from_minus_one_to_one_become_0_to_255_and_rgb_comes_last() -> None:
-    decoded = torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0, 0.5]).view(2, 3, 1, 1)
-    pixels = to_uint8(decoded)
-    assert pixels.shape == (2, 1, 1, 3)
-    assert pixels.dtype == np.uint8
-    assert pixels.flatten().tolist() == [0, 0, 128, 255, 255, 191]
-    assert pixels.flags.c_contiguous
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_an_output_that_is_not_finite_is_never_a_picture(value: float) -> None:
-    decoded = torch.zeros(1, 3, 4, 4)
-    decoded[0, 1, 2, 3] = value
-    with pytest.raises(GenerationFailed, match="not a picture"):
-        to_uint8(decoded)
 
 
 def test_diffusers_steps_from_0_are_reported_from_1() -> None:

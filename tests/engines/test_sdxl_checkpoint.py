@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.passes import samples_of
 from support.sdxl import TINY_SDXL, sdxl_plan, write_single_file
 
 from shared.errors import SettingsError
 from workers.engines import sdxl_checkpoint
+from workers.engines.base import Pass
 from workers.engines.sdxl import SdxlEngine
 from workers.engines.sdxl_checkpoint import load_pipeline, vae_dtype
 
@@ -45,7 +47,7 @@ def test_a_single_file_draws_the_same_picture_as_the_folder(
     for model in (TINY_SDXL, write_single_file(tmp_path)):
         engine = SdxlEngine(str(model), device="cpu", config=TINY_SDXL)
         engine.load()
-        (sample,) = engine.generate(sdxl_plan(), lambda step, total: None)
+        ((sample,),) = samples_of(engine.generate(Pass.of(sdxl_plan()), lambda step, total: None))
         pictures.append(sample.frames)
     np.testing.assert_array_equal(pictures[0], pictures[1])
 

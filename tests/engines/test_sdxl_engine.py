@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.passes import samples_of
 from support.sdxl import TINY_SDXL, sdxl_plan
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.errors import Cancelled, GenerationFailed, NodeFault, OutOfMemory
 from shared.plan import Plan
-from workers.engines.base import Engine, EngineInfo
+from workers.engines.base import Engine, EngineInfo, Pass, Sample, StepCallback
 from workers.engines.sdxl import SdxlEngine
 
 
@@ -50,9 +51,14 @@ def ignore(step: int, total: int) -> None:
 
 
 def pictures(engine: SdxlEngine, plan: Plan) -> list[NDArray[np.uint8]]:
-    samples = list(engine.generate(plan, ignore))
+    samples = drawn(engine, plan)
     assert [sample.index for sample in samples] == list(range(plan.num_images))
     return [sample.frames for sample in samples]
+
+
+def drawn(engine: SdxlEngine, plan: Plan, on_step: StepCallback = ignore) -> list[Sample]:
+    """The samples of a plan that runs alone; raises what one of them failed with."""
+    return samples_of(engine.generate(Pass.of(plan), on_step))[0]
 
 
 def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
@@ -168,19 +174,20 @@ def test_six_pictures_of_one_prompt_run_the_text_encoders_once(engine: SdxlEngin
         assert engine.embeddings.hits == hits + 2
 
 
-def test_pictures_are_decoded_one_by_one_as_they_are_asked_for(engine: SdxlEngine) -> None:
+def test_pictures_are_decoded_one_by_one_and_one_ahead_of_who_takes_them(engine: SdxlEngine) -> None:
     decoded: list[int] = []
     with before_each_call(parts(engine).vae.decoder, lambda arguments: decoded.append(len(arguments[0]))):
-        samples = engine.generate(sdxl_plan(seeds=(1, 2, 3)), ignore)
-        assert next(samples).index == 0
-        assert decoded == [1]
-        assert [sample.index for sample in samples] == [1, 2]
+        samples = engine.generate(Pass.of(sdxl_plan(seeds=(1, 2, 3))), ignore)
+        next(samples)
+        assert decoded == [1, 1], "the device has the next picture before the host waits for this one"
+        next(samples)
         assert decoded == [1, 1, 1]
+        assert len(list(samples)) == 1
 
 
 def test_each_step_is_reported_once_counted_from_1(engine: SdxlEngine) -> None:
     steps: list[tuple[int, int]] = []
-    list(engine.generate(sdxl_plan(num_inference_steps=3), lambda *step: steps.append(step)))
+    drawn(engine, sdxl_plan(num_inference_steps=3), lambda *step: steps.append(step))
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -194,7 +201,7 @@ def test_an_exception_of_the_step_callback_leaves_at_once_and_nothing_is_decoded
     decoded: list[object] = []
     with room_for(engine, rows=99) as calls, before_each_call(parts(engine).vae.decoder, decoded.append):
         with pytest.raises(type(error)) as caught:
-            list(engine.generate(sdxl_plan(), on_step))
+            drawn(engine, sdxl_plan(), on_step)
         assert caught.value is error
         assert (len(calls), decoded) == (1, [])
     assert pictures(engine, sdxl_plan())[0].std() > 1, "the next job is not disturbed"
@@ -262,10 +269,67 @@ def test_no_step_waits_for_a_value_from_the_device(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RuntimeError):
         torch.ones(1, device="meta").item()
     steps: list[int] = []
-    latents = engine._denoise(sdxl_plan(seeds=(1, 2, 3)), (1, 2, 3), lambda step, _: steps.append(step))
+    rows = Pass.of(sdxl_plan(seeds=(1, 2, 3))).rows
+    latents = engine._denoise(rows, lambda step, _: steps.append(step))
     assert latents.is_meta
     assert latents.shape == (3, 4, 8, 8)
     assert steps == [1, 2]
+
+
+# --- several jobs in one pass ------------------------------------------------------------------------
+
+MATES = (
+    sdxl_plan(job_id="a", prompt="a red boat on a calm lake", seeds=(11,)),
+    sdxl_plan(job_id="b", prompt="a gray cat", negative_prompt="sharp, child, minor", seeds=(5, 6, 7)),
+    sdxl_plan(job_id="c", prompt="a blue star", seeds=(11, 12)),
+)
+
+
+def test_jobs_of_one_pass_come_out_as_they_do_alone(engine: SdxlEngine) -> None:
+    """To rounding: one level of 255, because a larger batch adds up in another order."""
+    with room_for(engine, rows=99) as calls:
+        together = samples_of(engine.generate(Pass(MATES), ignore))
+        assert calls == [12, 12], "six pictures, and guidance doubles them"
+    for plan, samples in zip(MATES, together, strict=True):
+        assert [sample.index for sample in samples] == list(range(plan.num_images))
+        for sample, alone in zip(samples, pictures(engine, plan), strict=True):
+            assert difference(sample.frames, alone) <= 1
+
+
+def test_a_picture_that_is_not_finite_fails_its_own_job_alone(engine: SdxlEngine) -> None:
+    spoiled = iter([False, True, False, False, False, False])
+
+    def spoil(_module: Any, _arguments: Any, output: torch.Tensor) -> torch.Tensor | None:
+        return torch.full_like(output, torch.nan) if next(spoiled) else None
+
+    handle = parts(engine).vae.decoder.register_forward_hook(spoil)
+    try:
+        results = list(engine.generate(Pass(MATES), ignore))
+    finally:
+        handle.remove()
+    assert [(one.job, isinstance(one.result, Sample)) for one in results] == [
+        (0, True), (1, False), (1, True), (1, True), (2, True), (2, True),
+    ]  # fmt: skip
+    assert isinstance(results[1].result, GenerationFailed)
+
+
+def test_a_pass_that_is_split_tells_those_jobs_whose_pictures_it_separates(engine: SdxlEngine) -> None:
+    with room_for(engine, rows=4):
+        together = samples_of(engine.generate(Pass(MATES), ignore))
+    recorded = [[sample.adjustments for sample in samples] for samples in together]
+    assert recorded[0] == [()]
+    assert recorded[2] == [(), ()], "two at once is all that it asked for"
+    assert [adjustment[0].used for adjustment in recorded[1]] == [2, 2, 2]
+
+
+def test_the_host_reads_one_value_a_picture_from_the_device(engine: SdxlEngine) -> None:
+    plan = sdxl_plan(seeds=(1, 2, 3))
+    latents = engine._denoise(Pass.of(plan).rows, ignore)
+    with Operations() as counted:
+        for latent in latents:
+            engine._decode(latent).frames()
+    reads = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default")
+    assert sum(counted.counts[read] for read in reads) == 3
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------
@@ -275,7 +339,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_says_so(engine: S
     plan = sdxl_plan(seeds=tuple(range(6)))
     whole = pictures(engine, plan)
     with room_for(engine, rows=4) as calls:
-        samples = list(engine.generate(plan, ignore))
+        samples = drawn(engine, plan)
     assert calls == [12, 6, *[4] * 6], "six, then three, then two at once, guidance doubling each"
     assert [sample.index for sample in samples] == list(range(6))
     for sample, expected in zip(samples, whole, strict=True):
@@ -285,12 +349,12 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_says_so(engine: S
 
 
 def test_a_batch_that_fits_is_not_adjusted(engine: SdxlEngine) -> None:
-    assert all(sample.adjustments == () for sample in engine.generate(sdxl_plan(seeds=(1, 2, 3)), ignore))
+    assert all(sample.adjustments == () for sample in drawn(engine, sdxl_plan(seeds=(1, 2, 3))))
 
 
 def test_a_single_picture_that_does_not_fit_is_out_of_memory(engine: SdxlEngine) -> None:
     with room_for(engine, rows=1) as calls, pytest.raises(OutOfMemory):
-        list(engine.generate(sdxl_plan(seeds=(1, 2, 3)), ignore))
+        drawn(engine, sdxl_plan(seeds=(1, 2, 3)))
     assert calls == [6, 4, 2]
 
 
@@ -299,7 +363,7 @@ def test_an_output_that_is_not_finite_is_never_handed_out(engine: SdxlEngine, va
     handle = parts(engine).vae.decoder.register_forward_hook(lambda *_: torch.full((1, 3, 64, 64), value))
     try:
         with pytest.raises(GenerationFailed):
-            next(engine.generate(sdxl_plan(), ignore))
+            drawn(engine, sdxl_plan())
     finally:
         handle.remove()
 
@@ -320,7 +384,7 @@ def test_a_fault_of_any_part_is_translated(
 
     module = operator.attrgetter(part)(parts(engine))
     with before_each_call(module, fail), pytest.raises(kind) as caught:
-        list(engine.generate(sdxl_plan(), ignore))
+        drawn(engine, sdxl_plan())
     assert "boat" not in str(caught.value)
 
 

@@ -15,16 +15,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.passes import samples_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.errors import GenerationFailed, OutOfMemory, SettingsError
 from shared.job import Envelope, Job
 from shared.plan import Plan, PlanDefaults, make_plan
 from shared.presets import WAN
-from workers.engines.base import Sample
-from workers.engines.device import to_uint8
+from workers.engines.base import Pass, Sample
+from workers.engines.download import Download
 from workers.engines.wan import WanEngine, _denoise, _scheduler
 from workers.engines.wan_decoder import FrameDecoder, _lay, _tile_starts
+from workers.engines.wan_text import PromptPair
 
 CHECKPOINT = Path(__file__).parents[2] / "demo_models" / "wan-tiny"
 
@@ -56,7 +58,8 @@ def silent(_step: int, _total: int) -> None:
 
 
 def run(engine: WanEngine, plan: Plan, on_step: Callable[[int, int], None] = silent) -> list[Sample]:
-    return list(engine.generate(plan, on_step))
+    (samples,) = samples_of(engine.generate(Pass.of(plan), on_step))
+    return samples
 
 
 def planned(engine: WanEngine, job_type: str = "video_fast", **config: Any) -> Plan:
@@ -258,13 +261,13 @@ def test_a_step_in_bfloat16_runs_no_more_operations_than_the_librarys_own_loop()
     engine.load()
     plan = replace(planned(engine, "image_fast"), width=32, height=32)
     parts: Any = engine._loaded
-    text = parts.embeddings.of(plan)
+    text = parts.embeddings.of([plan])
 
     def operations(steps: int, *, ours: bool) -> int:
         operations = Operations()
         with operations:
             if ours:
-                _denoise(parts, replace(plan, num_inference_steps=steps), plan.seeds, text, silent)
+                _denoise(parts, Pass.of(replace(plan, num_inference_steps=steps)).rows, silent)
             else:
                 parts.sampler.scheduler = FlowMatchEulerDiscreteScheduler(shift=plan.shift)
                 parts.sampler(
@@ -281,6 +284,50 @@ def test_a_step_in_bfloat16_runs_no_more_operations_than_the_librarys_own_loop()
 
     ours, library = (operations(4, ours=who) - operations(2, ours=who) for who in (True, False))
     assert 0 < ours <= library
+
+
+def test_no_step_waits_for_a_value_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors on the meta device have no values: whoever asks for one gets an error."""
+    engine = WanEngine(str(CHECKPOINT), device="cpu")
+    engine.load()
+    plan = replace(planned(engine, "image_fast"), width=32, height=32, seeds=(1, 2, 3))
+    parts: Any = engine._loaded
+    text = parts.embeddings.of([plan] * 3)
+    monkeypatch.setattr(
+        parts.embeddings, "of", lambda _plans: PromptPair(text.positive.to("meta"), text.negative.to("meta"))
+    )
+    parts.sampler.to("meta")
+    steps: list[int] = []
+    latents = _denoise(parts, Pass.of(plan).rows, lambda step, _: steps.append(step))
+    assert latents.is_meta
+    assert steps == [1, 2]
+
+
+# --- several jobs in one pass -------------------------------------------------------------------------
+
+
+def test_pictures_of_several_jobs_come_out_as_they_do_alone(engine: WanEngine, picture: Plan) -> None:
+    """To rounding, as pictures of one batch do."""
+    mates = (
+        replace(picture, job_id="a"),
+        replace(picture, job_id="b", prompt="a gray cat", negative_prompt="ugly", seeds=(3, 4)),
+    )
+    together = samples_of(engine.generate(Pass(mates), silent))
+    for plan, samples in zip(mates, together, strict=True):
+        for sample, alone in zip(samples, run(engine, plan), strict=True):
+            difference = np.abs(sample.frames.astype(int) - alone.frames)
+            assert difference.max() <= 2
+            assert (difference > 0).mean() < 0.02
+
+
+def test_videos_run_one_by_one(video: Plan) -> None:
+    with pytest.raises(ValueError, match="one by one"):
+        Pass.of(video, replace(video, job_id="another"))
+
+
+def test_plans_that_do_not_agree_make_no_pass(picture: Plan) -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        Pass.of(picture, replace(picture, shift=2.0))
 
 
 # --- text ---------------------------------------------------------------------------------------------
@@ -406,7 +453,7 @@ def test_a_video_whose_decoding_runs_out_of_memory_is_decoded_in_tiles_and_that_
 @pytest.mark.parametrize(("height", "width"), [(8, 20), (20, 8)])
 def test_decoding_in_tiles_gives_what_the_librarys_tiles_give(parts: Any, height: int, width: int) -> None:
     vae = parts.decoder._vae
-    ours = FrameDecoder(vae, tile_pixels=64).decode(torch.zeros(16, 2, height, width), tiles=True)
+    ours = FrameDecoder(vae, tile_pixels=64).decode(torch.zeros(16, 2, height, width), tiles=True)()
     mean = torch.tensor(vae.config.latents_mean).view(1, 16, 1, 1, 1)
     vae.enable_tiling(64, 64, 48, 48)
     try:
@@ -414,7 +461,9 @@ def test_decoding_in_tiles_gives_what_the_librarys_tiles_give(parts: Any, height
             decoded = vae.decode(mean.expand(1, 16, 2, height, width).contiguous(), return_dict=False)[0]
     finally:
         vae.use_tiling = False
-    theirs = to_uint8(decoded[0].transpose(0, 1))
+    download = Download(5, 8 * height, 8 * width, torch.device("cpu"))
+    download.put(decoded[0].transpose(0, 1))
+    theirs = download.frames()
     assert ours.shape == theirs.shape == (5, 8 * height, 8 * width, 3)
     # The library ends each side with one more tile, a sliver; up to there the tiles are the same.
     before_sliver = {8: 48, 20: 144}
@@ -456,7 +505,7 @@ def test_a_video_is_never_held_as_floats(parts: Any, monkeypatch: pytest.MonkeyP
         return joined
 
     monkeypatch.setattr(torch, "cat", watched)
-    frames = parts.decoder.decode(torch.zeros(16, 6, 4, 4), tiles=False)
+    frames = parts.decoder.decode(torch.zeros(16, 6, 4, 4), tiles=False)()
     assert frames.shape == (21, 32, 32, 3)
     assert largest <= 4
 

@@ -28,12 +28,13 @@ import shared.queue
 import shared.storage
 import shared.webhook
 import workers.build
+import workers.intake
 import workers.pipeline
 from shared.log import current_job
 from shared.plan import Plan
 from shared.presets import SDXL
 from shared.screen import Screen, ScreenInput
-from workers.engines.base import Sample, StepCallback
+from workers.engines.base import Drawn, Pass, StepCallback
 from workers.engines.fake import FakeEngine
 from workers.kind import Kind
 from workers.main import serve
@@ -59,12 +60,10 @@ def poisoned(job_id: str | None, stage: str) -> None:
 
 
 class PoisonableEngine(FakeEngine):
-    def generate(self, plan: Plan, on_step: StepCallback) -> Iterator[Sample]:
-        samples = super().generate(plan, on_step)
-        first = next(samples)
-        poisoned(plan.job_id, "decode")
-        yield first
-        yield from samples
+    def generate(self, run: Pass, on_step: StepCallback) -> Iterator[Drawn]:
+        for drawn in super().generate(run, on_step):
+            poisoned(run.plans[drawn.job].job_id, "decode")
+            yield drawn
 
 
 def prepare() -> None:
@@ -203,9 +202,10 @@ def _poison_stages() -> None:
         return key.rpartition("/")[2]
 
     pipeline: Any = workers.pipeline
+    intake: Any = workers.intake
     screen: Any = Screen
     screen.check = before("intake", Screen.check, job_in_hand)
-    pipeline.make_plan = before("plan", pipeline.make_plan, lambda job, *_: job.id)
+    intake.make_plan = before("plan", intake.make_plan, lambda job, *_: job.id)
     pipeline.encode_sample = before("encode", pipeline.encode_sample, job_of_plan)
     for storage in (shared.storage.FolderStorage, shared.storage.SupabaseStorage):
         poisonable: Any = storage

@@ -17,7 +17,6 @@ from workers.engines.base import StepCallback
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 DRIVER_VERSION_FILE: Final = Path("/proc/driver/nvidia/version")
 CPU_INFO_FILE: Final = Path("/proc/cpuinfo")
@@ -330,24 +329,6 @@ def cpu_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     import torch
 
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-
-
-def to_uint8(decoded: torch.Tensor) -> NDArray[Any]:
-    """Decoded pixels in -1…1, shape (…, 3, H, W), as uint8 of shape (…, H, W, 3) in main memory.
-
-    Rounded on the device, so that a quarter of the bytes cross the bus. Raises `GenerationFailed` where a
-    value is not finite: it would show as black.
-    """
-    import torch
-
-    pixels = decoded.float().mul(127.5).add_(127.5)
-    rounded = pixels.clamp(0.0, 255.0).round_().to(torch.uint8).movedim(-3, -1).contiguous()
-    if not bool(torch.isfinite(pixels).all()):
-        raise GenerationFailed(
-            "The model's output was not a picture; another seed or other settings may help."
-        )
-    array: NDArray[Any] = rounded.cpu().numpy()
-    return array
 
 
 def run_once_per_step(

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from shared.errors import JobError
 from shared.plan import Plan
-from workers.engines.base import EngineInfo, Sample, StepCallback
+from workers.engines.base import BatchSize, Drawn, EngineInfo, Pass, Sample, StepCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class FakeEngine:
     """Draws flat pictures whose colour depends on seed, prompt, negative prompt and guidance alone.
 
     `step_s` and `decode_s` are seconds a step and a sample take, spent in `wait` and not on the CPU.
-    `before_step` may raise or kill, as the tests want.
+    `before_step` may raise or kill, as the tests want; `spoiled` tells what fails a plan's pictures by
+    themselves. `warmed` is what the engine claims to have run before.
     """
 
     step_s: float = 0.0
@@ -36,25 +38,33 @@ class FakeEngine:
     wait: Callable[[float], None] = time.sleep
     before_step: Callable[[Plan, int], None] = lambda _plan, _step: None
     window: WordWindow = field(default_factory=WordWindow)
-    plans: list[Plan] = field(default_factory=list)
+    spoiled: Callable[[Plan], JobError | None] = lambda _plan: None
+    warmed: frozenset[BatchSize] = frozenset()
+    passes: list[Pass] = field(default_factory=list)
+
+    @property
+    def plans(self) -> list[Plan]:
+        return [plan for run in self.passes for plan in run.plans]
 
     def load(self) -> EngineInfo:
-        return EngineInfo(gpu_name="none", device="cpu", dtype="uint8", applied={"engine": "fake"})
+        return EngineInfo("none", "cpu", "uint8", applied={"engine": "fake"}, warmed=self.warmed)
 
     def prompt_window(self) -> WordWindow:
         return self.window
 
-    def generate(self, plan: Plan, on_step: StepCallback) -> Iterator[Sample]:
-        self.plans.append(plan)
-        for step in range(1, plan.num_inference_steps + 1):
-            self.before_step(plan, step)
+    def generate(self, run: Pass, on_step: StepCallback) -> Iterator[Drawn]:
+        self.passes.append(run)
+        steps = run.shape.num_inference_steps
+        for step in range(1, steps + 1):
+            for plan in run.plans:
+                self.before_step(plan, step)
             if self.step_s:
                 self.wait(self.step_s)
-            on_step(step, plan.num_inference_steps)
-        for index, seed in enumerate(plan.seeds):
+            on_step(step, steps)
+        for row in run.rows:
             if self.decode_s:
                 self.wait(self.decode_s)
-            yield Sample(index, _frames(plan, seed))
+            yield Drawn(row.job, self.spoiled(row.plan) or Sample(row.index, _frames(row.plan, row.seed)))
 
 
 def _frames(plan: Plan, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from shared.errors import OutOfMemory
-from shared.plan import Adjustment, Plan, PromptWindow
-from workers.engines.base import EngineInfo, Sample, StepCallback
+from shared.plan import PromptWindow
+from workers.engines.base import Drawn, EngineInfo, Pass, Row, StepCallback
 from workers.engines.cache import ByteBoundedCache
 from workers.engines.device import (
     cpu_generators,
     device_name,
-    free_cached_memory,
     limit_memory,
     quiet_libraries,
     resolve_device,
     resolve_dtype,
     run_once_per_step,
-    to_uint8,
     translated_errors,
 )
+from workers.engines.download import Download
+from workers.engines.drawing import Decoding, draw
 from workers.engines.sdxl_checkpoint import load_pipeline
 from workers.engines.sdxl_text import ClipTokenizers, TextEmbedding, encode_text
 
@@ -104,93 +101,78 @@ class SdxlEngine:
         """CLIP's window of 75 tokens, counted with both tokenizers of the checkpoint. Thread-safe."""
         return self._ready().tokenizers
 
-    def generate(self, plan: Plan, on_step: StepCallback) -> Iterator[Sample]:
-        """Draw all pictures of the plan in one batch and yield each as it is decoded.
+    def generate(self, run: Pass, on_step: StepCallback) -> Iterator[Drawn]:
+        """Draw all pictures of the pass in one batch and yield each as it is decoded.
 
-        Where the device runs out of memory the batch is halved, again and again down to single pictures;
-        the samples record it, and the steps are counted from 1 again. Raises `OutOfMemory` where not even
-        one picture fits.
+        Where the device runs out of memory the batch is halved, again and again down to single pictures, and
+        the steps are counted from 1 again. Raises `OutOfMemory` where not even one picture fits.
         """
-        at_once = plan.num_images
-        first = 0
-        adjustments: tuple[Adjustment, ...] = ()
-        while first < plan.num_images:
-            latents = self._denoise_if_it_fits(plan, plan.seeds[first : first + at_once], on_step)
-            if latents is None:
-                at_once = (min(at_once, plan.num_images - first) + 1) // 2
-                adjustments = (_split(plan.num_images, at_once),)
-                continue
-            for row in range(len(latents)):
-                yield Sample(first + row, self._decode(latents[row : row + 1]), adjustments)
-            first += len(latents)
+        return draw(
+            run.rows,
+            run.size.num_images,
+            lambda rows: self._denoise(rows, on_step),
+            self._decode,
+            self._ready().device,
+        )
 
-    def _denoise_if_it_fits(
-        self, plan: Plan, seeds: Sequence[int], on_step: StepCallback
-    ) -> torch.Tensor | None:
-        """Latents for the seeds; None where memory ran out and a smaller batch may still fit."""
-        try:
-            return self._denoise(plan, seeds, on_step)
-        except OutOfMemory:
-            if len(seeds) == 1:
-                raise
-        # Outside the handler, so that the exception no longer holds the tensors of the failed try.
-        free_cached_memory(self._ready().device)
-        return None
-
-    def _denoise(self, plan: Plan, seeds: Sequence[int], on_step: StepCallback) -> torch.Tensor:
-        """Latents of shape (number of seeds, 4, height / 8, width / 8)."""
+    def _denoise(self, rows: Sequence[Row], on_step: StepCallback) -> torch.Tensor:
+        """Latents of shape (number of rows, 4, height / 8, width / 8)."""
         import torch
 
         loaded = self._ready()
-        guided = plan.guidance_scale > 1.0
+        shape = rows[0].plan.shape
         with translated_errors(), torch.inference_mode():
-            positive = self._encode(plan.prompt)
-            negative = self._encode(plan.negative_prompt) if guided else None
+            positive = self._encode([row.plan.prompt for row in rows])
+            negative = None
+            if shape.guidance_scale > 1.0:
+                negative = self._encode([row.plan.negative_prompt for row in rows])
             (latents,) = loaded.pipeline(
                 prompt_embeds=positive.hidden,
                 pooled_prompt_embeds=positive.pooled,
                 negative_prompt_embeds=negative.hidden if negative else None,
                 negative_pooled_prompt_embeds=negative.pooled if negative else None,
-                num_images_per_prompt=len(seeds),
-                width=plan.width,
-                height=plan.height,
-                num_inference_steps=plan.num_inference_steps,
-                guidance_scale=plan.guidance_scale,
-                generator=cpu_generators(seeds),
+                width=shape.width,
+                height=shape.height,
+                num_inference_steps=shape.num_inference_steps,
+                guidance_scale=shape.guidance_scale,
+                generator=cpu_generators([row.seed for row in rows]),
                 output_type="latent",
                 return_dict=False,
-                callback_on_step_end=run_once_per_step(on_step, plan.num_inference_steps),
+                callback_on_step_end=run_once_per_step(on_step, shape.num_inference_steps),
                 callback_on_step_end_tensor_inputs=[],
             )
         result: torch.Tensor = latents
         return result
 
-    def _encode(self, text: str) -> TextEmbedding:
+    def _encode(self, texts: Sequence[str]) -> TextEmbedding:
+        """A row for each text; texts are encoded one by one, so that no embedding depends on the others."""
         loaded = self._ready()
-        return self.embeddings.get_or_make(
-            text, lambda: encode_text(text, loaded.tokenizers, loaded.encoders)
-        )
+        encoded = {
+            text: self.embeddings.get_or_make(
+                text, partial(encode_text, text, loaded.tokenizers, loaded.encoders)
+            )
+            for text in dict.fromkeys(texts)
+        }
+        return TextEmbedding.stacked([encoded[text] for text in texts])
 
-    def _decode(self, latent: torch.Tensor) -> NDArray[np.uint8]:
-        """One picture's latents, shape (1, 4, h, w), as pixels of shape (1, 8 h, 8 w, 3)."""
+    def _decode(self, latent: torch.Tensor) -> Decoding:
+        """Start to decode one picture's latents, shape (4, h, w), to pixels of shape (1, 8 h, 8 w, 3)."""
         import torch
 
-        vae = self._ready().pipeline.vae
+        loaded = self._ready()
+        vae = loaded.pipeline.vae
         with translated_errors(), torch.inference_mode():
-            scaled = (latent.float() / vae.config.scaling_factor).to(vae.dtype)
+            scaled = (latent.unsqueeze(0).float() / vae.config.scaling_factor).to(vae.dtype)
             (decoded,) = vae.decode(scaled, return_dict=False)
-            return to_uint8(decoded)
+            height, width = decoded.shape[-2:]
+            download = Download(1, height, width, loaded.device)
+            download.put(decoded)
+        return Decoding(download.frames)
 
     def _ready(self) -> _Loaded:
         if self._loaded is None:
             raise RuntimeError("load() comes first")
         return self._loaded
-
-
-def _split(requested: int, used: int) -> Adjustment:
-    return Adjustment(
-        "batch_size", requested, used, "more pictures at once need more memory than the device has"
-    )
 
 
 def _name(dtype: torch.dtype) -> str:

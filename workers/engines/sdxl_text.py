@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TextEmbedding:
-    """One encoded text: `hidden` of shape (1, 77, width of both encoders), `pooled` of shape (1, width of
-    the second)."""
+    """Encoded texts, a row each: `hidden` of shape (n, 77, width of both encoders), `pooled` of shape
+    (n, width of the second)."""
 
     hidden: torch.Tensor
     pooled: torch.Tensor
@@ -21,6 +21,15 @@ class TextEmbedding:
     @property
     def nbytes(self) -> int:
         return self.hidden.nbytes + self.pooled.nbytes
+
+    @classmethod
+    def stacked(cls, embeddings: Sequence[TextEmbedding]) -> TextEmbedding:
+        """All rows of the embeddings in one."""
+        import torch
+
+        return cls(
+            torch.cat([each.hidden for each in embeddings]), torch.cat([each.pooled for each in embeddings])
+        )
 
 
 class ClipTokenizers:

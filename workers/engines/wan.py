@@ -8,14 +8,13 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import GenerationFailed, OutOfMemory, SettingsError
+from shared.errors import OutOfMemory, SettingsError
 from shared.plan import Adjustment, Plan, PromptWindow
-from workers.engines.base import EngineInfo, Sample, StepCallback
+from workers.engines.base import Drawn, EngineInfo, Pass, Row, StepCallback
 from workers.engines.device import (
     cpu_generators,
     device_name,
@@ -26,10 +25,11 @@ from workers.engines.device import (
     run_once_per_step,
     translated_errors,
 )
+from workers.engines.drawing import Decoding, draw, subject
 from workers.engines.memory import RESIDENCIES, MemoryPlan, PartSizes, Residency, plan_memory
 from workers.engines.wan_checkpoint import Checkpoint, read_checkpoint
-from workers.engines.wan_decoder import FrameDecoder, Frames
-from workers.engines.wan_text import PromptEmbeddings, PromptPair, Umt5Window
+from workers.engines.wan_decoder import FrameDecoder
+from workers.engines.wan_text import PromptEmbeddings, Umt5Window
 
 if TYPE_CHECKING:
     import torch
@@ -104,55 +104,42 @@ class WanEngine:
     def prompt_window(self) -> PromptWindow:
         return self._parts().window
 
-    def generate(self, plan: Plan, on_step: StepCallback) -> Iterator[Sample]:
-        """Make the plan's video, or its pictures.
+    def generate(self, run: Pass, on_step: StepCallback) -> Iterator[Drawn]:
+        """Make the plan's video, or the pictures of all plans.
 
         Pictures are made in one batch; after running out of memory in smaller ones. Raises `OutOfMemory` when
         a single sample does not fit.
         """
         parts = self._parts()
-        assert plan.num_frames % 4 == 1, "the pipeline would floor the frames and tell nobody but the log"
-        with translated_errors(_subject(plan)):
-            text = parts.embeddings.of(plan)
-        done, batch = 0, plan.num_images if plan.num_frames == 1 else 1
-        adjustments: tuple[Adjustment, ...] = ()
-        while done < plan.num_images:
-            seeds = plan.seeds[done : done + batch]
-            try:
-                latents = _denoise(parts, plan, seeds, text, on_step)
-            except OutOfMemory:
-                if len(seeds) == 1:
-                    raise
-                batch = math.ceil(len(seeds) / 2)
-            else:
-                for latent in latents:
-                    frames, decoding = self._decode(parts, plan, latent)
-                    yield Sample(done, frames, (*adjustments, *decoding))
-                    done += 1
-                continue
-            # Outside the handler, where nothing refers to the failed call any more.
-            _log.warning("out of memory with %d pictures at once, going on with %d", len(seeds), batch)
-            adjustments = (_split(plan.num_images, batch),)
-            free_cached_memory(parts.device)
+        frames = run.shape.num_frames
+        assert frames % 4 == 1, "the pipeline would floor the frames and tell nobody but the log"
+        return draw(
+            run.rows,
+            run.size.num_images if frames == 1 else 1,
+            lambda rows: _denoise(parts, rows, on_step),
+            lambda latent: self._decode(parts, run.plans[0], latent),
+            parts.device,
+        )
 
-    def _decode(
-        self, parts: _Loaded, plan: Plan, latent: torch.Tensor
-    ) -> tuple[Frames, tuple[Adjustment, ...]]:
-        """Decode one sample; whole where that fits, else in tiles, which is recorded after a failure."""
+    def _decode(self, parts: _Loaded, plan: Plan, latent: torch.Tensor) -> Decoding:
+        """Start to decode a sample; whole where that fits, else in tiles, which is recorded after a failure.
+
+        `plan` is any of those that have the sample's size.
+        """
         planned = parts.memory.wants_tiles(plan.width, plan.height, plan.num_frames)
         tiles = planned if self._vae_tiling is None else self._vae_tiling
         try:
-            with translated_errors(_subject(plan)):
-                return parts.decoder.decode(latent, tiles), ()
+            with translated_errors(subject(plan)):
+                return Decoding(parts.decoder.decode(latent, tiles))
         except OutOfMemory:
             if tiles or self._vae_tiling is False:
                 raise
         _log.warning("out of memory while decoding, trying once more in tiles")
         free_cached_memory(parts.device)
-        with translated_errors(_subject(plan)):
+        with translated_errors(subject(plan)):
             frames = parts.decoder.decode(latent, tiles=True)
         reason = "the GPU ran out of memory while decoding the frames whole"
-        return frames, (Adjustment("vae_tiling", False, True, reason),)
+        return Decoding(frames, (Adjustment("vae_tiling", False, True, reason),))
 
     def _parts(self) -> _Loaded:
         assert self._loaded is not None, "load() comes before anything else"
@@ -169,16 +156,6 @@ class _Loaded:
     embeddings: PromptEmbeddings
     sampler: Any
     decoder: FrameDecoder
-
-
-def _subject(plan: Plan) -> str:
-    return "The picture" if plan.num_frames == 1 else "The video"
-
-
-def _split(requested: int, used: int) -> Adjustment:
-    return Adjustment(
-        "batch_size", requested, used, f"the GPU ran out of memory with more than {used} pictures at once"
-    )
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -283,31 +260,26 @@ def _scheduler(shift: float) -> Any:
     return _scheduler_class()(shift=shift)
 
 
-def _denoise(
-    parts: _Loaded, plan: Plan, seeds: tuple[int, ...], text: PromptPair, on_step: StepCallback
-) -> torch.Tensor:
-    """Latents of shape (len(seeds), 16, latent frames, H / 8, W / 8), float32.
+def _denoise(parts: _Loaded, rows: Sequence[Row], on_step: StepCallback) -> torch.Tensor:
+    """Latents of shape (number of rows, 16, latent frames, H / 8, W / 8), float32.
 
     Each seed's start noise comes from a generator of its own, so a sample does not depend on its neighbours.
     """
-    import torch
-
-    batch = len(seeds)
+    plan = rows[0].plan
     parts.sampler.scheduler = _scheduler(plan.shift)
-    with translated_errors(_subject(plan)):
+    with translated_errors(subject(plan)):
+        text = parts.embeddings.of([row.plan for row in rows])
         latents: torch.Tensor = parts.sampler(
-            prompt_embeds=text.positive.expand(batch, -1, -1),
-            negative_prompt_embeds=None if text.negative is None else text.negative.expand(batch, -1, -1),
+            prompt_embeds=text.positive,
+            negative_prompt_embeds=text.negative,
             height=plan.height,
             width=plan.width,
             num_frames=plan.num_frames,
             num_inference_steps=plan.num_inference_steps,
             guidance_scale=plan.guidance_scale,
-            generator=cpu_generators(seeds),
+            generator=cpu_generators([row.seed for row in rows]),
             output_type="latent",
             callback_on_step_end=run_once_per_step(on_step, plan.num_inference_steps),
             callback_on_step_end_tensor_inputs=[],
         ).frames
-        if not bool(torch.isfinite(latents).all()):
-            raise GenerationFailed(f"{_subject(plan)} came out as no numbers; try another seed or guidance.")
     return latents

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engines.device import to_uint8
+from workers.engines.download import Download
 from workers.engines.memory import TILE_PIXELS
 
 if TYPE_CHECKING:
@@ -39,26 +40,26 @@ class FrameDecoder:
         self._mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(shape)
         self._reciprocal_std = 1.0 / torch.tensor(vae.config.latents_std, device=vae.device).view(shape)
 
-    def decode(self, latent: torch.Tensor, tiles: bool) -> Frames:
-        """Frames of one sample. `latent` has the shape (16, latent frames, H / 8, W / 8).
+    def decode(self, latent: torch.Tensor, tiles: bool) -> Callable[[], Frames]:
+        """Start to decode one sample; the result waits for its frames.
 
-        Raises `GenerationFailed` where a value is not finite.
+        `latent` has the shape (16, latent frames, H / 8, W / 8). Raises `GenerationFailed` where a value is
+        not finite, there or here.
         """
         latents = (latent.unsqueeze(0) / self._reciprocal_std + self._mean).to(self._vae.dtype)
-        return self._in_tiles(latents) if tiles else self._whole(latents)
+        if not tiles:
+            return self._whole(latents).frames
+        frames = self._in_tiles(latents)
+        return lambda: frames
 
-    def _whole(self, latents: torch.Tensor) -> Frames:
+    def _whole(self, latents: torch.Tensor) -> Download:
         import torch
 
         _, _, latent_frames, height, width = latents.shape
-        frames = np.empty((4 * latent_frames - 3, height * self._scale, width * self._scale, 3), np.uint8)
-        done = 0
+        download = Download(4 * latent_frames - 3, height * self._scale, width * self._scale, latents.device)
 
         def collect(_decoder: Any, _inputs: Any, group: torch.Tensor) -> torch.Tensor:
-            nonlocal done
-            pixels = to_uint8(group[0].transpose(0, 1))
-            frames[done : done + len(pixels)] = pixels
-            done += len(pixels)
+            download.put(group[0].transpose(0, 1))
             # What the VAE goes on with: the same group without a frame.
             return group.new_empty((*group.shape[:2], 0, *group.shape[3:]))
 
@@ -69,8 +70,7 @@ class FrameDecoder:
         finally:
             hook.remove()
             self._vae.clear_cache()
-        assert done == len(frames), f"the VAE made {done} of {len(frames)} frames"
-        return frames
+        return download
 
     def _in_tiles(self, latents: torch.Tensor) -> Frames:
         """The same in overlapping tiles, each through all frames: a row of tiles first, then the rows.
@@ -85,7 +85,7 @@ class FrameDecoder:
             row = np.empty((len(frames), min(side, height) * scale, width * scale, 3), np.uint8)
             right = 0
             for left in _tile_starts(width, side):
-                tile = self._whole(latents[..., top : top + side, left : left + side])
+                tile = self._whole(latents[..., top : top + side, left : left + side]).frames()
                 right = _lay(row, tile, left * scale, right, axis=2)
             bottom = _lay(frames, row, top * scale, bottom, axis=1)
         return frames

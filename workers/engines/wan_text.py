@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,7 +41,7 @@ class Umt5Window:
 
 @dataclass(frozen=True)
 class PromptPair:
-    """Embeddings of shape (1, 512, width); `negative` is None where no guidance needs it."""
+    """Embeddings of shape (n, 512, width), a row each; `negative` is None where no guidance needs it."""
 
     positive: torch.Tensor
     negative: torch.Tensor | None
@@ -58,9 +59,17 @@ class PromptEmbeddings:
         self._device = device
         self._cache: ByteBoundedCache[str, torch.Tensor] = ByteBoundedCache(EMBEDDING_CACHE_BYTES)
 
-    def of(self, plan: Plan) -> PromptPair:
-        guided = plan.guidance_scale > 1
-        return PromptPair(self._padded(plan.prompt), self._padded(plan.negative_prompt) if guided else None)
+    def of(self, plans: Sequence[Plan]) -> PromptPair:
+        """A row for each plan. Texts are encoded one by one, so that no embedding depends on the others."""
+        positive = self._rows([plan.prompt for plan in plans])
+        guided = plans[0].guidance_scale > 1
+        return PromptPair(positive, self._rows([plan.negative_prompt for plan in plans]) if guided else None)
+
+    def _rows(self, prompts: Sequence[str]) -> torch.Tensor:
+        import torch
+
+        embeddings = {prompt: self._padded(prompt) for prompt in dict.fromkeys(prompts)}
+        return torch.cat([embeddings[prompt] for prompt in prompts])
 
     def _padded(self, prompt: str) -> torch.Tensor:
         from torch.nn.functional import pad
