@@ -145,7 +145,6 @@ class Protocol(RuleBasedStateMachine):
         self.model = Model()
         self.taken: list[Taken] = []
         self.claims: list[tuple[bytes, bytes]] = []
-        self.seen: list[list[bytes]] = [[], []]
 
     def new_id(self) -> str:
         self.last_id += 1
@@ -181,18 +180,19 @@ class Protocol(RuleBasedStateMachine):
         body = json.dumps({"job_id": job, "by": queue.worker, "number": next(self.bodies)}).encode()
         self.taken.append(Taken(lease, job, queue, body))
 
-    @rule(place=st.integers(0, 1), count=st.integers(1, 3))
-    def look_ahead(self, place: int, count: int) -> None:
-        """What a worker has seen; until it takes that, anything may happen."""
-        self.seen[place] = self.workers[place].peek(count)
-        waiting = self.client.lrange(self.keys.queue, 0, -1)[::-1]
-        assert self.seen[place] == waiting[:count]
+    @rule(place=st.integers(0, 1), count=st.integers(1, 3), overtaken=st.booleans())
+    def take_several(self, place: int, count: int, overtaken: bool) -> None:
+        """What was looked at, while it is still next, and none that came back from a death.
 
-    @rule(place=st.integers(0, 1))
-    def take_expected(self, place: int) -> None:
-        """Several at once: only what was seen, and none that came back from a death."""
-        queue, seen = self.workers[place], self.seen[place]
+        Another worker may take one between the look and the take.
+        """
+        queue = self.workers[place]
         waiting = self.client.lrange(self.keys.queue, 0, -1)[::-1]
+        seen = queue.peek(count)
+        assert seen == waiting[:count]
+        if overtaken:
+            self.take(1 - place)
+            waiting = waiting[1:]
         expected = []
         for raw, next_one in zip(seen, waiting, strict=False):
             if raw != next_one or raw in self.model.blame or self.swept(queue.worker):
