@@ -104,7 +104,10 @@ def test_a_link_shows_its_file_without_a_token_and_safely(sqlite_client: TestCli
     headers = answer.headers
     assert headers["Content-Type"] == "image/png"
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert "sandbox" in headers["Content-Security-Policy"]
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "script" not in policy
     visibility, age = headers["Cache-Control"].split(", max-age=")
     assert visibility == "private"
     assert LIFE_S / 2 - 60 < int(age) <= LIFE_S
