@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.openapi.utils import get_openapi
 
 from gateway import enhance_prompt, errors, events, files, health, page
 from gateway.callbacks import router as callbacks
@@ -21,6 +20,7 @@ from gateway.jobs import router as jobs
 from gateway.limits import Pace
 from gateway.links import FileLinks, file_link_secret
 from gateway.live import Live
+from gateway.openapi import openapi
 from gateway.parts import Parts
 from gateway.relay import Relay
 from gateway.screening import Screening
@@ -87,7 +87,7 @@ def create_app(
         max_body_size=MAX_ELEMENT_BYTES,
     )
     app.state.parts = parts
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     errors.install(app)
     if settings.cors_origins:
         app.add_middleware(
@@ -133,20 +133,3 @@ def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Part
         file_links=FileLinks(file_link_secret(settings), settings.file_link_s),
         clock=clock,
     )
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI declares 422 for a request of the wrong form, which this application answers with 400."""
-    if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
-        for path in schema["paths"].values():
-            for operation in path.values():
-                declared = operation["responses"].get("422", {})
-                if "HTTPValidationError" in str(declared):
-                    del operation["responses"]["422"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schema.get("components", {}).get("schemas", {}).pop(name, None)
-        app.openapi_schema = schema
-    return app.openapi_schema

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from shared.errors import ServiceError, ServiceUnavailable
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_S: Final = 5
 
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _CODES: Final = {400: "invalid_request", 401: "unauthorized", 403: "forbidden", 404: "not_found"}
 
 
@@ -107,14 +109,26 @@ def _invalid(_request: Request, error: Exception) -> Response:
     return _answer(400, _CODES[400], f"{where}: {reason}.", retry=False)
 
 
-def _http_error(_request: Request, error: Exception) -> Response:
+def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     phrase = HTTPStatus(status).phrase
     code = _CODES.get(status, phrase.lower().replace(" ", "_"))
     # A body that is no JSON stays none.
     further = {"retry": False} if status == 400 else {}
-    return _answer(status, code, f"{phrase}.", error.headers, **further)
+    headers = {"Allow": _methods(request)} if status == 405 else error.headers
+    return _answer(status, code, f"{phrase}.", headers, **further)
+
+
+def _methods(request: Request) -> str:
+    """All methods of a path. The framework tells those of its first route only."""
+    routes = request.app.routes
+
+    def is_taken(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(asked)[0] == Match.FULL for route in routes)
+
+    return ", ".join(filter(is_taken, _METHODS))
 
 
 def _service_error(_request: Request, error: Exception) -> Response:

@@ -38,5 +38,5 @@ def _number(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_number)]
-Real = Annotated[float, BeforeValidator(_number)]
+NUMBER = BeforeValidator(_number)
+"""Behind the limits, so that the description knows them: `Annotated[int, Field(ge=0), NUMBER]`."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import redis
 from fastapi import Depends, Path, Request
+from fastapi.security import HTTPBearer
 
 from gateway.database import Database
 from gateway.enhance.orchestrator import Orchestrator
@@ -43,6 +44,10 @@ class Parts:
     clock: Callable[[], datetime]
 
 
+BEARER: Final = HTTPBearer(auto_error=False)
+"""For the description: who has to show a token in which header."""
+
+
 def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
@@ -52,7 +57,7 @@ async def _given_parts(request: Request) -> Parts:
     return _parts(request)
 
 
-async def _current_user(request: Request) -> User:
+async def _current_user(request: Request, _shown: Annotated[object, Depends(BEARER)]) -> User:
     return await _parts(request).users.of(request)
 
 

@@ -6,14 +6,15 @@ import math
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
+from gateway.fields import NUMBER
 from shared.job import IDENTIFIER, MAX_IDENTIFIER_CHARACTERS
 
 MAX_ASSETS: Final = 16
 MAX_DEPTH: Final = 32
-MAX_INTEGER: Final = 2**62
-"""Both databases keep it in a column, and what a seed is counted up to as well."""
+MAX_INTEGER: Final = 2**54
+"""Above every seed that a picture can have; both databases keep it, and JSON readers know it exactly."""
 
 _NOT_STORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
@@ -40,11 +41,12 @@ def storable(value: Any, depth: int = 0) -> Any:
 class _Wire(BaseModel):
     """Workers may say more than is read here; what is read has to have its type."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
-Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Amount = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER), NUMBER]
+Amount = Annotated[float, Field(ge=0), NUMBER]
+Real = Annotated[float, NUMBER]
 
 
 class AssetObject(_Wire):
@@ -83,9 +85,9 @@ class Executed(_Wire):
     width: Count | None = None
     height: Count | None = None
     num_inference_steps: Count | None = None
-    guidance_scale: float | None = None
+    guidance_scale: Real | None = None
     scheduler: str | None = None
-    sample_shift: float | None = None
+    sample_shift: Real | None = None
     negative_prompt: str | None = None
     final_prompt: str | None = None
     thumbnails: list[str | None] | None = None
@@ -95,13 +97,13 @@ class Executed(_Wire):
     frame_num: Count | None = None
     fps: Amount | None = None
     duration: Amount | None = Field(default=None, description="seconds")
-    compel_enabled: bool | None = None
+    compel_enabled: StrictBool | None = None
     compel_weights: str | None = None
     enhancement_strategy: str | None = None
-    expansion_percentage: float | None = None
+    expansion_percentage: Real | None = None
     enhancement_note: str | None = None
     error_code: str | None = Field(default=None, max_length=40)
-    retryable: bool | None = None
+    retryable: StrictBool | None = None
 
     def as_metadata(self) -> dict[str, Any]:
         """What was said. Bucket and thumbnails are left out: what is kept of them is the job's own."""

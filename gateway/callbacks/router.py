@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.security import APIKeyHeader
 
 from gateway.callbacks.authentication import authenticate
 from gateway.callbacks.decide import decide
 from gateway.callbacks.models import Callback, CallbackAnswer, CallbackDebug
 from gateway.callbacks.store import job_record, store
 from gateway.errors import ApiError, responses
-from gateway.parts import GivenParts
+from gateway.parts import BEARER, GivenParts
 from gateway.tables import COMPLETED
 from shared.log import current_job
 
@@ -23,6 +25,9 @@ PROCESSED = "Job callback processed successfully with standardized parameters"
 DROPPED = "The job is in that state or has ended; nothing was changed"
 
 
+_WORKERS_KEY: Final = APIKeyHeader(name="apikey", auto_error=False)
+
+
 async def _authenticated(request: Request, parts: GivenParts) -> None:
     """Over the bytes that came in: a signature covers nothing else."""
     authenticate(parts.settings, request.headers, await request.body(), parts.clock().timestamp())
@@ -30,7 +35,7 @@ async def _authenticated(request: Request, parts: GivenParts) -> None:
 
 @router.post(
     "/functions/v1/job-callback",
-    dependencies=[Depends(_authenticated)],
+    dependencies=[Depends(_authenticated), Depends(_WORKERS_KEY), Depends(BEARER)],
     responses=responses(400, 401, 404, 413, 422, 503),
 )
 def job_callback(callback: Callback, parts: GivenParts) -> CallbackAnswer:

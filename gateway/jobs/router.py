@@ -7,8 +7,8 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
-from gateway.errors import ApiError, not_found, responses
-from gateway.jobs.cursor import Cursor
+from gateway.errors import not_found, responses
+from gateway.jobs.cursor import PATTERN, Cursor
 from gateway.jobs.ending import cancel, delete
 from gateway.jobs.reading import one_job, page_of_jobs
 from gateway.jobs.views import JobView, Status
@@ -42,15 +42,10 @@ def list_jobs(
     parts: GivenParts,
     user: CurrentUser,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    before: Annotated[str | None, Query(max_length=200, pattern="^[A-Za-z0-9_-]+$")] = None,
+    before: Annotated[str | None, Query(pattern=PATTERN)] = None,
 ) -> JobsPage:
     """The newest jobs first."""
-    try:
-        cursor = None if before is None else Cursor.decode(before)
-    except ValueError:
-        raise ApiError(
-            400, "invalid_request", "before: take it from `next` of a page.", retry=False
-        ) from None
+    cursor = None if before is None else Cursor.decode(before)
     found = page_of_jobs(parts, user.id, limit + 1, cursor)
     page = found[:limit]
     more = len(found) > limit
@@ -68,19 +63,23 @@ def get_job(job_id: JobId, parts: GivenParts, user: CurrentUser) -> OneJob:
 
 @router.delete(
     "/jobs/{job_id}",
-    responses={202: {"model": Cancellation}, **responses(400, 401, 403, 404, 503)},
+    responses={202: {"model": Cancellation}, **responses(400, 401, 403, 404, 429, 503)},
 )
 def cancel_job(job_id: JobId, parts: GivenParts, user: CurrentUser, response: Response) -> Cancellation:
     """Cancel a job. 200 where it has ended, 202 where its worker was asked to stop it.
 
     May be repeated. A job that completes before its worker sees the wish stays completed.
     """
+    parts.pace.take(user.id)
     status = cancel(parts, user.id, job_id)
     response.status_code = 200 if status in TERMINAL else 202
     return Cancellation(job_id=job_id, status=cast(Status, status))
 
 
-@router.delete("/jobs/{job_id}/files", status_code=204, responses=responses(400, 401, 403, 404, 409, 503))
+@router.delete(
+    "/jobs/{job_id}/files", status_code=204, responses=responses(400, 401, 403, 404, 409, 429, 503)
+)
 def delete_job(job_id: JobId, parts: GivenParts, user: CurrentUser) -> None:
     """Delete the files and the record of a job that has ended. May be repeated."""
+    parts.pace.take(user.id)
     delete(parts, user.id, job_id)

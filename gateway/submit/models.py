@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from gateway.fields import JobType, Prompt, Real, Text, UuidText, Whole
+from gateway.fields import NUMBER, JobType, Prompt, Text, UuidText
 from shared.job import MAX_SEED
 from shared.presets import Medium, Quality
 
@@ -18,9 +18,9 @@ MAX_FURTHER_DEPTH: Final = 8
 MAX_ADDRESS_CHARACTERS: Final = 4096
 
 Address = Annotated[Text, Field(max_length=MAX_ADDRESS_CHARACTERS)]
-Strength = Annotated[Real, Field(ge=0.1, le=1.0)]
+Strength = Annotated[float, Field(ge=0.1, le=1.0), NUMBER]
 NumImages = Annotated[Literal[1, 3, 6], BeforeValidator(lambda value: None if value is True else value)]
-Side = Annotated[Whole, Field(ge=64, le=2048)]
+Side = Annotated[int, Field(ge=64, le=2048), NUMBER]
 
 
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class JobMetadata(BaseModel):
     prompt: Prompt
     negative_prompt: Text | None = None
     num_images: NumImages | None = Field(None, description="pictures of one prompt; a video job makes 1")
-    seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)] | None = Field(
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), NUMBER] | None = Field(
         None, description="picture i uses seed + i; derived from the job's id where none is given"
     )
     size: Annotated[str, Field(pattern=r"^\d{2,4}[*xX]\d{2,4}$")] | None = Field(
@@ -73,13 +73,17 @@ class JobMetadata(BaseModel):
     )
     width: Side | None = None
     height: Side | None = None
-    frame_num: Annotated[Whole, Field(ge=1, le=83)] | None = Field(None, description="frames of a video")
+    frame_num: Annotated[int, Field(ge=1, le=83), NUMBER] | None = Field(
+        None, description="frames of a video"
+    )
     enhance_prompt: bool | None = Field(None, description="whether the WAN worker enhances the prompt")
-    batch_count: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    batch_count: Annotated[int, Field(ge=1, le=1000), NUMBER] | None = None
     reference_image_url: Address | None = None
     reference_type: Literal["style", "composition", "character"] | None = None
     reference_strength: Strength | None = Field(None, description="higher follows the reference more")
-    credits: Annotated[Real, Field(ge=0)] | None = Field(None, description="the price as the client knows it")
+    credits: Annotated[float, Field(ge=0), NUMBER] | None = Field(
+        None, description="the price as the client knows it"
+    )
 
     @model_validator(mode="after")
     def _further_fields_can_be_stored(self) -> JobMetadata:
