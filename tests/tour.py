@@ -25,8 +25,8 @@ import sqlalchemy as sa
 from playwright.sync_api import Page, sync_playwright
 
 from gateway.database import Database
+from gateway.prices import PRICES
 from gateway.settings import database_address
-from gateway.submit.prices import PRICES
 from gateway.tables import images, jobs, usage_logs, videos
 from gateway.up import Installation, running
 from shared.presets import PRESETS, Preset

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from gateway.errors import not_found
 from gateway.parts import GivenParts
+from gateway.prices import price_of
 from gateway.settings import GatewaySettings
 from shared.presets import PRESETS, Medium, Quality
 
@@ -38,6 +39,7 @@ class JobType(BaseModel):
     quality: Quality
     enhanced: bool
     expected_seconds: int = Field(description="on a GPU")
+    credits: int = Field(description="the price of one picture or one video")
 
 
 class Config(BaseModel):
@@ -65,6 +67,7 @@ async def config(parts: GivenParts) -> Config:
                 quality=preset.quality,
                 enhanced=preset.enhanced,
                 expected_seconds=preset.expected_seconds,
+                credits=price_of(preset, 1, settings.credit_prices),
             )
             for preset in PRESETS.values()
         ],

@@ -7,7 +7,7 @@ const fields = form.elements;
 const prompt = document.getElementById("prompt");
 const negative = document.getElementById("negative");
 const seed = document.getElementById("seed");
-const count = document.getElementById("count");
+const pictures = document.getElementById("pictures");
 const error = document.getElementById("request-error");
 const summary = document.getElementById("summary");
 const send = form.querySelector("[type=submit]");
@@ -94,15 +94,20 @@ export class Composer {
     );
   }
 
+  #count(type) {
+    return type.medium === "video" ? 1 : Number(fields.count.value);
+  }
+
   #shown() {
     const type = this.#type;
-    count.hidden = type.medium === "video";
+    pictures.hidden = type.medium === "video";
     document.getElementById("worker-enhances").hidden = type.family !== "wan";
     const { demo, demo_size, demo_frames } = this.#config;
     const frames = type.medium === "video" ? `, ${demo_frames} frames` : "";
+    const credits = type.credits * this.#count(type);
     summary.textContent = demo
       ? `Demo: ${demo_size} × ${demo_size} pixels${frames}.`
-      : `About ${type.expected_seconds} seconds once a worker begins.`;
+      : `${credits} ${credits === 1 ? "credit" : "credits"}. About ${type.expected_seconds} s once a worker begins.`;
   }
 
   async #submit() {
@@ -113,6 +118,7 @@ export class Composer {
     send.disabled = true;
     try {
       await this.send(this.#request());
+      compare.hidden = true;
     } catch (failure) {
       this.#complain(failure.code === "content_refused" ? prompt : null, failure.message);
     } finally {
@@ -123,7 +129,7 @@ export class Composer {
   #request() {
     const type = this.#type;
     const metadata = { prompt: prompt.value.trim() };
-    metadata.num_images = type.medium === "video" ? 1 : Number(fields.count.value);
+    metadata.num_images = this.#count(type);
     if (negative.value.trim()) metadata.negative_prompt = negative.value.trim();
     if (seed.value.trim()) metadata.seed = Number(seed.value);
     return { jobType: type.job_type, metadata };

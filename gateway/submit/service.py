@@ -11,9 +11,9 @@ from typing import Any
 
 from gateway.negative import generate_negative_prompt
 from gateway.parts import Parts
+from gateway.prices import price_of
 from gateway.submit.models import JobMetadata, QueueJobRequest
 from gateway.submit.payload import Identity, Limits, make_order
-from gateway.submit.prices import price_of
 from gateway.submit.store import Allowance, Attempt, job_row, store
 from gateway.tables import QUEUED
 from shared.presets import PRESETS, SDXL, Preset

@@ -320,6 +320,8 @@ def test_a_user_pastes_a_token_which_stays_in_the_tab_and_goes_with_it(
     expect(page.locator(".job")).to_have_count(1)
     assert context.cookies() == []
     assert page.evaluate("localStorage.length") == 0
+    page.get_by_role("radio", name="3", exact=True).check()
+    expect(page.locator("#summary")).to_contain_text("3 credits")
     page.get_by_role("button", name="Sign out").click()
     expect(page.locator(".job")).to_have_count(0)
     assert page.evaluate("sessionStorage.length") == 0
@@ -332,6 +334,6 @@ def test_an_enhanced_prompt_is_shown_beside_ones_own_before_it_is_used(page: Pag
     expect(comparison.locator("#original-text")).to_have_text(PROMPT)
     enhanced = comparison.locator("#enhanced-text").inner_text()
     assert enhanced != PROMPT
-    page.get_by_role("button", name="Use the enhanced prompt").click()
+    page.get_by_role("button", name="Use enhanced").click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value(enhanced)
     expect(comparison).to_be_hidden()

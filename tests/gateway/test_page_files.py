@@ -102,6 +102,7 @@ def test_whoever_asks_is_told_what_may_be_made_here(client: TestClient) -> None:
     told = client.get("/config").json()
     assert told["demo"] is False
     assert [each["job_type"] for each in told["job_types"]] == list(PRESETS)
+    assert told["job_types"][0]["credits"] == 1
     combinations = {
         (each["family"], each["medium"], each["quality"], each["enhanced"]) for each in told["job_types"]
     }
