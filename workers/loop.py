@@ -10,8 +10,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from shared.errors import JobReturned, NodeFault, OwnershipLost, ServiceError
 from shared.log import current_job
@@ -84,12 +85,15 @@ class Worker:
         self.stopping = threading.Event()
         self._finished = threading.Event()
         self._leaving = threading.Lock()
-        # What the intake waits for, under one condition: the device is idle or about to be (`_near`), the one
-        # place before it is free, and there is room behind it. So the plain queues below stay bounded.
-        self._gate = threading.Condition()
+        # What the intake waits for: the device is idle or about to be (`_near`), the one place before it is
+        # free, and there is room behind it. So the plain queues below stay bounded. The main thread takes no
+        # lock for it, because one that holds a lock may be waiting for the processor: it writes these two,
+        # and puts into `_news` what the intake has to look at again.
         self._near = True
         self._slot_taken = False
-        self._spooled = 0
+        self._news: SimpleQueue[int] = SimpleQueue()  # changes of the bytes that wait for the storage
+        self._spooled = 0  # their sum, the intake's own
+        self._handing_over = threading.Lock()
         progress.on_near = self._set_near
         queue.on_lost = lambda worker: hands.abort_of(worker, _taken_for_dead)
         self._to_generate: SimpleQueue[Batch | None] = SimpleQueue()
@@ -188,11 +192,7 @@ class Worker:
             current_job.set(None)
             if batch is None:
                 continue
-            with self._gate:
-                self._slot_taken = not self.stopping.is_set()
-                if self._slot_taken:
-                    self._to_generate.put(batch)
-            if not self._slot_taken:
+            if not self._handed_over(batch):
                 self._return(batch)
             elif batch.jobs[0].held.marked:
                 self._hands.wait_ended(batch.jobs[0].held)
@@ -201,25 +201,30 @@ class Worker:
     def _wait_until_wanted(self) -> None:
         """Until the device is about to be idle and there is room behind it."""
 
-        def wanted() -> bool:
+        while True:
+            while not self._news.empty():
+                self._spooled += self._news.get()
+            # In this order, because the main thread writes them in the other one.
+            free = not self._slot_taken
             near = self._near or self._progress.near()
-            return near and not self._slot_taken and self._room()
+            if self.stopping.is_set() or (free and near and self._room()):
+                return
+            # Time passes, services are mended and callbacks delivered without any news.
+            with suppress(Empty):
+                self._spooled += self._news.get(timeout=LOOK_AGAIN_S)
 
-        with self._gate:
-            while not (self.stopping.is_set() or wanted()):
-                # Time passes, services are mended and callbacks delivered without a notice.
-                self._gate.wait(LOOK_AGAIN_S)
+    def _handed_over(self, batch: Batch) -> bool:
+        """Give it to the main thread, unless the worker is stopping."""
+        with self._handing_over:
+            if self.stopping.is_set():
+                return False
+            self._slot_taken = True  # first: the main thread takes it back as soon as it has the batch
+            self._to_generate.put(batch)
+            return True
 
     def _set_near(self) -> None:
-        with self._gate:
-            self._near = True
-            self._gate.notify_all()
-
-    def _spool(self, change: int) -> None:
-        """Bytes of finished work that waits for the storage."""
-        with self._gate:
-            self._spooled += change
-            self._gate.notify_all()
+        self._near = True
+        self._news.put(0)
 
     def _room(self) -> bool:
         return not (
@@ -234,11 +239,11 @@ class Worker:
             if batch is None or self.stopping.is_set():
                 self._return(batch)
                 return 0
-            with self._gate:
-                self._near = self._slot_taken = False
+            self._near = False
+            self._slot_taken = False
             try:
                 for generated in self._pipeline.generate(batch):
-                    self._spool(generated.size)
+                    self._news.put(generated.size)
                     self._to_encode.put(generated)
             except NodeFault as error:
                 log.critical("fault of this node: %s", error, exc_info=error)
@@ -254,7 +259,7 @@ class Worker:
         while (generated := self._to_encode.get()) is not None:
             encoded = self._pipeline.encode(generated)
             current_job.set(None)
-            self._spool((encoded.size if encoded else 0) - generated.size)
+            self._news.put((encoded.size if encoded else 0) - generated.size)
             if encoded is not None:
                 self._to_publish.put(encoded)
         self._to_publish.put(None)
@@ -263,7 +268,7 @@ class Worker:
         while (encoded := self._to_publish.get()) is not None:
             self._pipeline.publish(encoded)
             current_job.set(None)
-            self._spool(-encoded.size)
+            self._news.put(-encoded.size)
             if self._pipeline.standing.node_faults == 0:
                 self._on_success()
         self._to_publish.put(None)  # for the next of the publish threads
@@ -271,9 +276,9 @@ class Worker:
     # --- the ends
 
     def _take_nothing_new(self, code: int) -> None:
-        with self._gate:
+        with self._handing_over:
             self.stopping.set()
-            self._gate.notify_all()
+        self._news.put(0)
         # The deadline first: it holds whatever the services do.
         threading.Thread(target=self._enforce_deadline, args=(code,), name="drain", daemon=True).start()
         self._hands.close()
