@@ -67,10 +67,10 @@ class Timeline:
         """Seconds since the process began."""
         return time.monotonic() + self._offset
 
-    def told(self) -> dict[str, str]:
-        """The stages for a log line, in the order of their begin."""
+    def told(self) -> dict[str, list[float]]:
+        """Begin and end of each stage for a log line, in the order of their begin."""
         return {
-            stage.name: f"{stage.begin:.2f}-{stage.end:.2f} s"
+            stage.name: [round(stage.begin, 3), round(stage.end, 3)]
             for stage in sorted(self.stages, key=lambda stage: stage.begin)
         }
 
