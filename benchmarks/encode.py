@@ -12,15 +12,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks._pictures import (
+    FPS,
+    FRAMES,
+    HEIGHT,
+    SIDE,
+    WIDTH,
+    Pixels,
+    flat_shapes,
+    moving_picture,
+    photo_like,
+)
+from benchmarks._report import Figure, Section, at_most
 from shared.plan import Plan
 from shared.presets import PRESETS
 from workers.encode import Marking, encode_sample, mp4
@@ -31,50 +42,25 @@ from workers.encode.verify import verify_mp4, verify_png
 from workers.encode.webp import encode_thumbnail
 from workers.engines.base import Sample
 
-Pixels = NDArray[np.uint8]
 XMP = xmp_packet("benchmark", "0")
-SIDE = 1024
-FRAMES, HEIGHT, WIDTH, FPS = 81, 480, 832, 16.0
 _STATUS = Path("/proc/self/status")
+PHOTO, OURS, LEVEL_6 = "photo-like", "ours", "Pillow, level 6"
 
 
-def photo_like(height: int = SIDE, width: int = SIDE, seed: int = 0) -> Pixels:
-    """Noise whose amplitude falls with frequency as that of photographs does, with a little grain."""
-    rng = np.random.default_rng(seed)
-    spectrum = np.fft.rfft2(rng.standard_normal((height, width, 3)), axes=(0, 1))
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    frequency[0, 0] = 1.0
-    picture = np.fft.irfft2(spectrum / frequency[..., None] ** 1.6, s=(height, width), axes=(0, 1))
-    picture = 0.35 * picture + 0.65 * np.sqrt(3) * picture.mean(axis=2, keepdims=True)
-    picture = 120.0 + 50.0 * (picture - picture.mean()) / picture.std()
-    picture += 1.5 * rng.standard_normal((height, width, 1))
-    return as_pixels(picture)
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Best time in seconds; time and size as a share of the first candidate's; PSNR in dB."""
 
+    name: str
+    seconds: float
+    time: float
+    size: float | None
+    psnr_db: float | None = None
 
-def as_pixels(picture: NDArray[np.floating[Any]]) -> Pixels:
-    pixels: Pixels = np.clip(picture, 0, 255).astype(np.uint8)
-    return pixels
-
-
-def flat_shapes(grain: float) -> Pixels:
-    """Drawn shapes in even colours, as the demonstration's models draw them."""
-    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
-    picture = np.empty((SIDE, SIDE, 3))
-    picture[:] = (90, 150, 220)
-    picture[y > 0.6] = (40, 90, 160)
-    picture[(x - 0.7) ** 2 + (y - 0.3) ** 2 < 0.02] = (250, 220, 80)
-    return as_pixels(picture + grain * np.random.default_rng(0).standard_normal(picture.shape))
-
-
-def moving_picture() -> Pixels:
-    """A photo-like picture that moves past, with fresh grain in every frame."""
-    rng = np.random.default_rng(1)
-    scene = photo_like(HEIGHT + FRAMES, WIDTH + 2 * FRAMES).astype(np.int16)
-    video = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
-    for index, frame in enumerate(video):
-        part = scene[index : index + HEIGHT, 2 * index : 2 * index + WIDTH]
-        frame[:] = np.clip(part + rng.integers(-2, 3, (HEIGHT, WIDTH, 1)), 0, 255)
-    return video
+    def cells(self) -> tuple[str, ...]:
+        size = "" if self.size is None else f"{self.size:.2f}x"
+        psnr_db = "" if self.psnr_db is None else f"{self.psnr_db:.1f} dB"
+        return self.name, f"{1000 * self.seconds:.1f}", f"{self.time:.2f}x", size, psnr_db
 
 
 def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -94,27 +80,30 @@ def pillow_png(pixels: Pixels, level: int, strategy: int = -1) -> bytes:
     return data.getvalue()
 
 
-def compare_pictures(name: str, pixels: Pixels, scratch: Path) -> None:
+def compare_pictures(name: str, pixels: Pixels, scratch: Path, rounds: int) -> list[Row]:
     path = scratch / "picture"
     path.write_bytes(encode_png(pixels, {}))
     encoders: dict[str, Callable[[], bytes]] = {
-        "Pillow, level 6": lambda: pillow_png(pixels, 6),
+        LEVEL_6: lambda: pillow_png(pixels, 6),
         "Pillow, level 1": lambda: pillow_png(pixels, 1),
         "Pillow, level 1, run lengths": lambda: pillow_png(pixels, 1, 3),
-        "ours": lambda: encode_png(pixels, {}),
+        OURS: lambda: encode_png(pixels, {}),
         "(WebP thumbnail)": lambda: encode_thumbnail(pixels, XMP),
     }
-    seconds = take_turns({**encoders, "(ours read back)": lambda: verify_png(path, pixels, {})}, rounds=4)
+    seconds = take_turns({**encoders, "(ours read back)": lambda: verify_png(path, pixels, {})}, rounds)
     sizes = {key: len(encode()) for key, encode in encoders.items()}
-    base = "Pillow, level 6"
-    print(f"\nPNG, {SIDE}x{SIDE}, {name}")
-    print(f"{'':<32}{'ms':>8}{'time':>9}{'size':>9}")
-    for key, value in seconds.items():
-        size = f"{sizes[key] / sizes[base]:>8.2f}x" if key in sizes else ""
-        print(f"{key:<32}{1000 * value:>8.1f}{value / seconds[base]:>8.2f}x{size}")
+    return [
+        Row(
+            f"{name}: {key}",
+            value,
+            value / seconds[LEVEL_6],
+            sizes[key] / sizes[LEVEL_6] if key in sizes else None,
+        )
+        for key, value in seconds.items()
+    ]
 
 
-def compare_videos(video: Pixels, scratch: Path) -> None:
+def compare_videos(video: Pixels, scratch: Path, rounds: int) -> list[Row]:
     presets = ("medium", "fast", "faster", "veryfast", "superfast")
 
     def write(preset: str) -> Callable[[], None]:
@@ -128,15 +117,18 @@ def compare_videos(video: Pixels, scratch: Path) -> None:
     check = mp4.frame_rate(FPS)
     candidates: dict[str, Callable[[], object]] = {preset: write(preset) for preset in presets}
     candidates["(ours read back)"] = lambda: verify_mp4(ours, WIDTH, HEIGHT, FRAMES, check, XMP)
-    seconds = take_turns(candidates, rounds=3)
+    seconds = take_turns(candidates, rounds)
     base = (scratch / "medium").stat().st_size
-    print(f"\nMP4, {FRAMES} frames of {WIDTH}x{HEIGHT}, x264 presets; ours is {mp4.PRESET}")
-    print(f"{'':<32}{'ms':>8}{'time':>9}{'size':>9}{'PSNR':>9}")
-    for key, value in seconds.items():
-        row = f"{key:<32}{1000 * value:>8.0f}{value / seconds['medium']:>8.2f}x"
-        if key in presets:
-            row += f"{(scratch / key).stat().st_size / base:>8.2f}x{psnr(scratch / key, video):>6.1f} dB"
-        print(row)
+    return [
+        Row(
+            f"video: {'ours, ' if key == mp4.PRESET else ''}{key}",
+            value,
+            value / seconds["medium"],
+            (scratch / key).stat().st_size / base if key in presets else None,
+            psnr(scratch / key, video) if key in presets else None,
+        )
+        for key, value in seconds.items()
+    ]
 
 
 def psnr(path: Path, video: Pixels) -> float:
@@ -187,22 +179,48 @@ def _resident(field: str) -> int:
     raise OSError(f"{_STATUS} has no {field}")
 
 
+def run(quick: bool) -> Section:
+    rounds = 1 if quick else 4
+    video = moving_picture()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        growth = memory_growth(video, scratch)  # first, while the heap is small
+        photo = compare_pictures(PHOTO, photo_like(), scratch, rounds)
+        rows = [
+            *photo,
+            *compare_pictures("flat shapes with grain", flat_shapes(0.8), scratch, rounds),
+            *compare_pictures("flat shapes", flat_shapes(0.0), scratch, rounds),
+            *compare_videos(video, scratch, max(1, rounds - 1)),
+        ]
+    (ours,) = [row for row in photo if row.name == f"{PHOTO}: {OURS}"]
+    assert ours.size is not None
+    return Section(
+        title="Encoding",
+        columns=("", "ms", "time", "size", "PSNR"),
+        rows=tuple(row.cells() for row in rows),
+        figures=(
+            Figure("our PNG's time / level 6's, photo-like", ours.time),
+            Figure("our PNG's size / level 6's, photo-like", ours.size, at_most(1.25)),
+            Figure("memory beside a video's raw frames, MB", growth / 1e6, None, "{:.0f}"),
+        ),
+        notes=(
+            f"PNG of {SIDE}x{SIDE} against Pillow's level 6; MP4 of {FRAMES} frames of {WIDTH}x{HEIGHT}"
+            " against x264's preset medium. Candidates take turns, the best time counts.",
+        ),
+        data={"rows": [asdict(row) for row in rows], "memory_growth_bytes": growth},
+    )
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--memory", action="store_true", help="measure the memory only, print JSON")
-    memory_only = parser.parse_args(arguments).memory
+    if not parser.parse_args(arguments).memory:
+        print(run(quick=False))
+        return
     video = moving_picture()
     with tempfile.TemporaryDirectory() as folder:
-        growth = memory_growth(video, Path(folder))  # first, while the heap is small
-        if memory_only:
-            print(json.dumps({"raw_bytes": video.nbytes, "growth_bytes": growth}))
-            return
-        compare_pictures("photo-like", photo_like(), Path(folder))
-        compare_pictures("flat shapes with grain", flat_shapes(0.8), Path(folder))
-        compare_pictures("flat shapes", flat_shapes(0.0), Path(folder))
-        compare_videos(video, Path(folder))
-    raw = video.nbytes / 1e6
-    print(f"\nmemory while encoding that video: {growth / 1e6:.0f} MB above {raw:.0f} MB of frames")
+        growth = memory_growth(video, Path(folder))
+    print(json.dumps({"raw_bytes": video.nbytes, "growth_bytes": growth}))
 
 
 if __name__ == "__main__":
