@@ -1,4 +1,5 @@
-// The gateway's HTTP interface. Whatever fails becomes an ApiError with a sentence for the user.
+// The gateway's HTTP interface. Whatever fails becomes an ApiError with a sentence for the user; a token that
+// is not accepted (any more) is told to the window as well, whoever asked.
 
 const TOKEN = "access-token";
 
@@ -35,6 +36,7 @@ async function call(method, path, body, headers = {}) {
   }
   const document = parsed(text);
   if (answer.ok) return document;
+  if (answer.status === 401) window.dispatchEvent(new CustomEvent("refused", { detail: document?.error ?? "" }));
   const sentence = document?.error ?? `The gateway answered with status ${answer.status}.`;
   const wait = Number(answer.headers.get("Retry-After")) || null;
   throw new ApiError(answer.status, document?.code ?? "unknown", sentence, wait);

@@ -55,10 +55,12 @@ async function start() {
   composer = new Composer(config, (job) => {
     const { prompt, num_images } = job.metadata;
     show({ ...job, prompt, num_images, created_at: new Date().toISOString() }, true);
+    follow(job);
     announce("Queued.");
     cards.get(job.id).element.scrollIntoView({ block: "nearest" });
   });
   part("sign-out").addEventListener("click", () => signOut());
+  window.addEventListener("refused", (event) => signOut(event.detail));
   part("sign-in").addEventListener("submit", (event) => {
     event.preventDefault();
     token.set(part("token").value.trim());
@@ -79,7 +81,7 @@ async function enter(config) {
     part("sign-out").hidden = config.demo;
     add(page);
   } catch (fault) {
-    if (fault.status === 401) return signOut(fault.message);
+    if (fault.status === 401) return;
     part("studio").hidden = false;
     complain(fault.message);
   }
@@ -103,6 +105,7 @@ async function showOlder() {
 
 function add(page) {
   for (const job of page.jobs) show(job, false);
+  for (const job of page.jobs.toReversed()) follow(job);
   older = page.next;
   part("older").hidden = !older;
   part("empty").hidden = cards.size > 0;
@@ -119,6 +122,9 @@ function show(job, first) {
     else list.append(card.element);
     part("empty").hidden = true;
   }
+}
+
+function follow(job) {
   if (hasEnded(job.status)) return;
   awaited.add(job.id);
   watcher.follow(job.id);
@@ -130,13 +136,13 @@ async function refresh(id) {
     const job = await api.job(id);
     if (!cards.has(id)) return;
     show(job, true);
+    follow(job);
     if (!hasEnded(job.status)) return;
     watcher.forget(id);
     if (awaited.delete(id)) announce(outcome(job));
   } catch (fault) {
     if (fault.status === 404) drop(id);
-    else if (fault.status === 401) signOut(fault.message);
-    else setTimeout(() => refresh(id), 5000);
+    else if (fault.status !== 401) setTimeout(() => refresh(id), 5000);
   }
 }
 
@@ -157,8 +163,7 @@ async function attempt(act) {
     complain("");
     await act();
   } catch (fault) {
-    if (fault.status === 401) signOut(fault.message);
-    else complain(fault.message);
+    if (fault.status !== 401) complain(fault.message);
   }
 }
 

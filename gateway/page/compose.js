@@ -145,7 +145,7 @@ export class Composer {
   }
 
   #complain(field, sentence) {
-    for (const each of [prompt, seed]) each.toggleAttribute("aria-invalid", each === field);
+    for (const each of [prompt, seed]) each.setAttribute("aria-invalid", each === field);
     error.textContent = sentence;
     error.hidden = sentence === "";
     field?.focus();

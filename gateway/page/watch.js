@@ -18,6 +18,7 @@ export class Watcher {
     document.addEventListener("visibilitychange", () => document.hidden || this.#turn());
   }
 
+  /** Streams go to those followed first: workers take the oldest job first. */
   follow(id) {
     if (this.#followed.has(id)) return;
     this.#followed.set(id, { source: null, opening: false, retryAt: 0 });
@@ -98,7 +99,7 @@ export class Watcher {
         if (hasEnded(job.status)) this.#end(job.id);
       }
     } catch {
-      // The next turn asks again; what the user does meanwhile tells them why it fails.
+      // The next turn asks again.
     }
   }
 

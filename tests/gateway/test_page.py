@@ -252,6 +252,7 @@ def test_a_refused_prompt_is_told_where_it_was_written(page: Page) -> None:
     page.get_by_label("Prompt", exact=True).fill("a schoolgirl on a bench")
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#request-error")).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_attribute("aria-invalid", "true")
     expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
     expect(page.locator(".job")).to_have_count(0)
 
@@ -325,6 +326,19 @@ def test_a_user_pastes_a_token_which_stays_in_the_tab_and_goes_with_it(
     page.get_by_role("button", name="Sign out").click()
     expect(page.locator(".job")).to_have_count(0)
     assert page.evaluate("sessionStorage.length") == 0
+
+
+@pytest.mark.parametrize("studio", [False], indirect=True)
+def test_whoever_is_not_known_any_more_signs_in_again(studio: Studio, page: Page) -> None:
+    page.get_by_label("Access token").fill(make_token(USER_ID))
+    page.get_by_role("button", name="Sign in").click()
+    card = submit(page)
+    expect(status(card)).to_have_text("Done")
+    page.evaluate("token => sessionStorage.setItem('access-token', token)", make_token(USER_ID, exp=1))
+    card.get_by_role("button", name="Run again").click()
+    expect(page.get_by_label("Access token")).to_be_focused()
+    expect(page.get_by_role("alert")).to_contain_text("expired")
+    expect(page.locator(".job")).to_have_count(0)
 
 
 def test_an_enhanced_prompt_is_shown_beside_ones_own_before_it_is_used(page: Page) -> None:
