@@ -61,7 +61,7 @@ def create_app(
 ) -> FastAPI:
     """The gateway as an ASGI application; its database has to be migrated.
 
-    Without `settings` they are read from the environment; then raises `SettingsError`.
+    Without `settings` they are read from the environment. Raises `SettingsError`.
     """
     settings = settings or load_gateway_settings()
     parts = make_parts(settings, clock)
@@ -103,9 +103,9 @@ def create_app(
 
 
 def make_parts(settings: GatewaySettings, clock: Callable[[], datetime]) -> Parts:
+    """Raises `SettingsError` for a file that a setting names and that cannot be used. Asks no service yet."""
     assert settings.redis_url is not None
-    rules = settings.screen_rules
-    screen = Screen.with_operator_rules(rules) if rules else Screen.standard()
+    screen = Screen.configured(settings.screen_rules)
     clip = sdxl_window(settings.sdxl_model, settings.sdxl_config)
     database = Database(settings.resolved_database_url)
     url = settings.redis_url.get_secret_value()

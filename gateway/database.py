@@ -85,7 +85,9 @@ def translated_database_errors() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    return type(getattr(error, "orig", None) or error).__name__
+    """What the driver says, on one line; of these errors none quotes a value of a row."""
+    text = str(getattr(error, "orig", None) or type(error).__name__)
+    return text.strip().partition("\n")[0]
 
 
 def _sqlite(url: URL) -> Engine:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import limits
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, SecretStr
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -45,8 +45,10 @@ def _prices(value: Any) -> Any:
 
 
 class GatewaySettings(ServiceSettings):
-    database_url: str = setting(
-        "DATABASE_URL", "sqlite:///gateway.db", "sqlite:///file or postgresql://user:password@host/database"
+    database_url: SecretStr = setting(
+        "DATABASE_URL",
+        SecretStr("sqlite:///gateway.db"),
+        "sqlite:///file (default gateway.db) or postgresql://user:password@host/database",
     )
     gateway_host: str = setting("GATEWAY_HOST", "127.0.0.1", "address the gateway listens on")
     gateway_port: int = setting("GATEWAY_PORT", 8000, "port the gateway listens on", ge=0, le=65535)
@@ -88,7 +90,7 @@ class GatewaySettings(ServiceSettings):
 
     @property
     def resolved_database_url(self) -> URL:
-        return database_address(self.database_url)
+        return database_address(self.database_url.get_secret_value())
 
     @property
     def resolved_jwt_issuer(self) -> str | None:
@@ -102,7 +104,7 @@ class GatewaySettings(ServiceSettings):
         return self.sdxl_queue if family is SDXL else self.wan_queue
 
     def addresses_with_passwords(self) -> list[str | None]:
-        return [*super().addresses_with_passwords(), self.database_url]
+        return [*super().addresses_with_passwords(), self.database_url.get_secret_value()]
 
     def _supabase(self, path: str) -> str | None:
         return self.supabase_url.rstrip("/") + path if self.supabase_url else None

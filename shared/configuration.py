@@ -61,7 +61,6 @@ class ServiceSettings(BaseSettings):
     storage_url: OptionalText = setting(
         "STORAGE_URL", None, "where files go: file:///folder or a Supabase address (default SUPABASE_URL)"
     )
-    signed_url_s: int = setting("SIGNED_URL_S", 86400, "life of signed URLs, seconds", ge=60)
     callback_token: OptionalSecret = setting(
         "CALLBACK_TOKEN", None, "bearer token for a CALLBACK_URL on another host than Supabase's"
     )
@@ -139,7 +138,8 @@ def help_text(usage: str, kind: type[ServiceSettings]) -> str:
         names = field.validation_alias.choices  # type: ignore[union-attr]
         default = field.default
         shown = ",".join(default) if isinstance(default, tuple) else default
-        shown = "" if shown is None or shown == "" else f" [{textwrap.shorten(str(shown), 60)}]"
+        says_nothing = shown in (None, "", {}) or isinstance(shown, SecretStr)
+        shown = "" if says_nothing else f" [{textwrap.shorten(str(shown), 60)}]"
         also = f" (also {', '.join(map(str, names[1:]))})" if len(names) > 1 else ""
         lines.append(f"  {names[0]!s:<24} {field.description}{also}{shown}")
     return "\n".join(lines)

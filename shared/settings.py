@@ -41,6 +41,7 @@ QUALITY_NEGATIVES = (
 
 class Settings(ServiceSettings):
     storage_cache_s: int = setting("STORAGE_CACHE_S", 3600, "cache-control of uploaded files, seconds", ge=0)
+    signed_url_s: int = setting("SIGNED_URL_S", 86400, "life of signed URLs, seconds", ge=60)
     callback_url: OptionalText = setting(
         "CALLBACK_URL", None, "where callbacks go (default SUPABASE_URL/functions/v1/job-callback)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,3 +57,11 @@ def installation(redis_url: str, receiver: LocalReceiver, tmp_path: Path) -> Ins
 @pytest.fixture
 def wan_installation(redis_url: str, receiver: LocalReceiver, tmp_path: Path) -> Installation:
     return Installation(redis_url, tmp_path / "storage", receiver, kind_name="wan")
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level

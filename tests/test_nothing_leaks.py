@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,14 +31,6 @@ CALLBACK_SECRET = "planted-callback-secret"
 PROMPT = "zanzibar lighthouse planted prompt"
 NEGATIVE = "planted negative words"
 REFERENCE = "https://example.supabase.co/storage/v1/object/sign/reference_images/u/r.png?token=plantedtoken"
-
-
-@pytest.fixture
-def restored_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
 
 
 class BadInput(Exception):

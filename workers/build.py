@@ -21,7 +21,7 @@ from shared.outbox import Outbox
 from shared.plan import PlanDefaults
 from shared.presets import PRESETS
 from shared.queue import QueueSettings, RedisConnections, WorkQueue, translated_redis_errors
-from shared.screen import RulesError, Screen
+from shared.screen import Screen
 from shared.settings import Settings
 from shared.storage import Storage, open_storage
 from shared.webhook import WebhookSender, backoff_seconds
@@ -95,7 +95,7 @@ def build(
     # A file that cannot be read is a fault that loading the model tells of.
     timeline.beside("reading ahead", lambda: read_ahead(model))
     services = timeline.beside("services", lambda: _check_services(kind, settings, storage, connections))
-    compiled = timeline.beside("screen", lambda: _screen(settings))
+    compiled = timeline.beside("screen", lambda: Screen.configured(settings.screen_rules))
     with timeline.stage("model libraries"):
         kind.import_libraries()
     # Told before any time goes into the model.
@@ -193,15 +193,6 @@ def build(
         on_success=on_success,
     )
     return Built(worker, queue, pipeline, progress, storage, scratch, info)
-
-
-def _screen(settings: Settings) -> Screen:
-    if settings.screen_rules is None:
-        return Screen.standard()
-    try:
-        return Screen.with_operator_rules(settings.screen_rules)
-    except RulesError as error:
-        raise SettingsError([f"SCREEN_RULES: {error}"]) from error
 
 
 def _storage(settings: Settings) -> Storage:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.errors import SettingsError
 from shared.screen import weights
 from shared.screen.matching import Matcher
 from shared.screen.normalise import (
@@ -67,6 +68,16 @@ class Screen:
     def standard(cls) -> Screen:
         """The reviewed rules of this package; compiled at the first call, about a fifth of a second."""
         return _standard()
+
+    @classmethod
+    def configured(cls, rules: Path | None) -> Screen:
+        """The screen that SCREEN_RULES asks for. Raises `SettingsError` for a file that cannot be used."""
+        if rules is None:
+            return cls.standard()
+        try:
+            return cls.with_operator_rules(rules)
+        except RulesError as error:
+            raise SettingsError([f"SCREEN_RULES: {error}"]) from error
 
     @classmethod
     def with_operator_rules(cls, path: Path | str) -> Screen:
