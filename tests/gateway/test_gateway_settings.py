@@ -7,8 +7,8 @@ import pytest
 from support.gateway import gateway_settings
 
 from gateway.__main__ import EXIT_SETTINGS, EXIT_UNAVAILABLE, main
+from gateway.prices import PRICES, price_of
 from gateway.settings import GatewaySettings, load_gateway_settings
-from gateway.submit.prices import PRICES, price_of
 from shared.errors import SettingsError
 from shared.presets import PRESETS
 
