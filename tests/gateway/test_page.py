@@ -167,17 +167,18 @@ def test_a_prompt_becomes_a_job_whose_steps_and_pictures_are_seen(studio: Studio
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-def test_a_video_plays(page: Page) -> None:
+def test_a_video_plays_in_the_page_and_where_its_link_is_opened(page: Page) -> None:
     page.get_by_label("WAN video").check()
     expect(page.get_by_role("group", name="Pictures")).to_be_hidden()
     page.get_by_label("Prompt", exact=True).fill("a red circle moving right")
     page.get_by_role("button", name="Generate").click()
     card = page.locator(".job").first
     expect(status(card)).to_have_text("Done")
-    played = card.locator("video").evaluate(
-        "video => video.play().then(() => [video.videoWidth, video.duration > 0, video.error])"
-    )
-    assert played == [64, True, None]
+    play = "video => video.play().then(() => [video.videoWidth, video.duration > 0, video.error])"
+    film = card.locator("video")
+    assert film.evaluate(play) == [64, True, None]
+    page.goto(film.evaluate("video => video.currentSrc"))
+    assert page.locator("video").evaluate(play) == [64, True, None]
 
 
 def test_running_again_with_the_same_seed_makes_the_same_files(studio: Studio, page: Page) -> None:
