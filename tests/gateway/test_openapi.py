@@ -27,6 +27,8 @@ LIMIT_S = 600
 
 
 CONFIGURATION = """
+request-timeout = 60
+
 [dictionaries.jobs]
 values = {jobs}
 
