@@ -16,7 +16,10 @@ const compare = document.getElementById("enhanced");
 const examples = document.getElementById("examples");
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
-const EXAMPLES = ["a red circle on a white background", "a blue star on a yellow background"];
+const EXAMPLES = {
+  image: ["a red circle on a white background", "a blue star on a yellow background"],
+  video: ["a red circle moving right on a black background"],
+};
 
 export class Composer {
   #config;
@@ -33,6 +36,7 @@ export class Composer {
       this.#submit();
     });
     form.addEventListener("input", () => this.#shown());
+    form.addEventListener("change", () => this.#offerExamples());
     prompt.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#submit();
     });
@@ -177,18 +181,19 @@ export class Composer {
 
   #offerExamples() {
     examples.hidden = !this.#config.demo;
-    if (examples.hidden) return;
-    for (const text of EXAMPLES) {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = text;
-      button.addEventListener("click", () => {
-        prompt.value = text;
-        prompt.focus();
-      });
-      examples.append(button);
-    }
+    examples.replaceChildren(...EXAMPLES[this.#type.medium].map(example));
   }
+}
+
+function example(text) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.addEventListener("click", () => {
+    prompt.value = text;
+    prompt.focus();
+  });
+  return button;
 }
 
 /** The seed that a job used, or was asked to use. */

@@ -170,7 +170,8 @@ def test_a_prompt_becomes_a_job_whose_steps_and_pictures_are_seen(studio: Studio
 def test_a_video_plays_in_the_page_and_where_its_link_is_opened(page: Page) -> None:
     page.get_by_label("WAN video").check()
     expect(page.get_by_role("group", name="Pictures")).to_be_hidden()
-    page.get_by_label("Prompt", exact=True).fill("a red circle moving right")
+    page.get_by_role("group", name="Examples").get_by_role("button").first.click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("moving"))
     page.get_by_role("button", name="Generate").click()
     card = page.locator(".job").first
     expect(status(card)).to_have_text("Done")
