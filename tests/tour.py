@@ -31,7 +31,7 @@ from gateway.tables import images, jobs, usage_logs, videos
 from gateway.up import Installation, running
 from shared.presets import PRESETS, Preset
 
-CHROMIUM: Final = "/usr/bin/chromium"
+CHROMIUM: Final = Path("/usr/bin/chromium")
 LIMIT_S: Final = 1800.0
 LOOK_S: Final = 1.0
 PROMPTS: Final = {
@@ -199,6 +199,9 @@ def main() -> int:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
+    if not CHROMIUM.exists():
+        sys.stderr.write(f"The files are opened in Chromium, which is not at {CHROMIUM}: install it.\n")
+        return 1
     with tempfile.TemporaryDirectory() as temporary:
         with running(folder or Path(temporary), os.environ, say) as installation:
             visits = tour(installation, say)
