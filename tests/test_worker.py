@@ -4,15 +4,18 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from support.harness import Installation, until
 from support.jobs import payload
 
+import workers.pipeline
 from shared.errors import GenerationFailed, JobError, NodeFault, OutOfMemory
 from shared.plan import Plan
 from shared.progress import StepProgress, read_progress
+from workers.encode import EncodedSample, encode_sample
 from workers.engines.fake import FakeEngine
 from workers.scratch import Scratch
 
@@ -271,6 +274,37 @@ def test_a_thread_that_breaks_ends_the_process_and_gives_its_jobs_back(installat
     assert installation.client.llen("sdxl_queue") == 1
     built.worker._to_generate.put(None)
     thread.join(10)
+
+
+def test_no_job_is_taken_while_more_waits_behind_the_device_than_there_is_room_for(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+
+    def held_up(*arguments: Any) -> EncodedSample:
+        assert gate.wait(20)
+        return encode_sample(*arguments)
+
+    monkeypatch.setattr(workers.pipeline, "encode_sample", held_up)
+    installation.overrides["SPOOL_MB"] = 1
+    jobs = [f"job-{number}" for number in range(4)]
+    large = {"size": "1024*1024", "sample_steps": 1}
+    with installation.serving() as built:
+        looked: list[bool] = []
+        room = built.worker._room
+
+        def noted() -> bool:
+            looked.append(room())
+            return looked[-1]
+
+        built.worker._room = noted  # type: ignore[method-assign]
+        installation.push(*(payload(job, config=large) for job in jobs))
+        until(lambda: False in looked)
+        # One was on the device; the next may have been taken before its picture was there.
+        assert installation.client.llen("sdxl_queue") >= 2
+        gate.set()
+        for job in jobs:
+            assert installation.terminal(job).status == "completed"
 
 
 def test_files_of_a_process_that_was_killed_are_removed_by_the_next_one(tmp_path: Path) -> None:
