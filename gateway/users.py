@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Tokens:
 
     def __init__(self, settings: GatewaySettings) -> None:
         secret = settings.supabase_jwt_secret
-        self._secret = secret.get_secret_value() if secret else None
+        self._secret = _shared_key(secret.get_secret_value()) if secret else None
         url = settings.resolved_jwks_url
         self._published = jwt.PyJWKClient(url, lifespan=600, timeout=5, cooldown_duration=30) if url else None
         self._issuer = settings.resolved_jwt_issuer
@@ -70,7 +71,7 @@ class Tokens:
             raise unauthorized("The token is not valid here.") from None
         return _user_of(claims)
 
-    def _claims(self, token: str, key: str | jwt.PyJWK, algorithm: str) -> dict[str, Any]:
+    def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
         claims: dict[str, Any] = jwt.decode(
             token,
             key,
@@ -81,6 +82,12 @@ class Tokens:
             options={"require": _REQUIRED},
         )
         return claims
+
+
+def _shared_key(secret: str) -> jwt.PyJWK:
+    """Prepared once: from a text PyJWT would find out at every token that it is no public key."""
+    encoded = base64.urlsafe_b64encode(secret.encode()).rstrip(b"=").decode()
+    return jwt.PyJWK({"kty": "oct", "k": encoded}, algorithm="HS256")
 
 
 def _user_of(claims: dict[str, Any]) -> User:

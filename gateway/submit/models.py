@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 from pydantic.alias_generators import to_camel
 
 from gateway.fields import NUMBER, JobType, Prompt, Text, UuidText
@@ -19,11 +19,11 @@ MAX_ADDRESS_CHARACTERS: Final = 4096
 
 Address = Annotated[Text, Field(max_length=MAX_ADDRESS_CHARACTERS)]
 Strength = Annotated[float, Field(ge=0.1, le=1.0), NUMBER]
-NumImages = Annotated[Literal[1, 3, 6], BeforeValidator(lambda value: None if value is True else value)]
+NumImages = Annotated[Literal[1, 3, 6], NUMBER]
 Side = Annotated[int, Field(ge=64, le=2048), NUMBER]
 
 
-def _storable(value: dict[str, Any]) -> dict[str, Any]:
+def _check_storable(value: dict[str, Any]) -> None:
     """Refuses what no database can keep as JSON, and more than anybody has to say about a job."""
     left = MAX_FURTHER_CHARACTERS
     for item in _leaves(value, MAX_FURTHER_DEPTH):
@@ -38,7 +38,6 @@ def _storable(value: dict[str, Any]) -> dict[str, Any]:
         left -= 1
     if left < 0:
         raise ValueError(f"has more than {MAX_FURTHER_CHARACTERS} characters beside the fields known here")
-    return value
 
 
 def _leaves(value: Any, depth: int) -> Iterator[Any]:
@@ -76,7 +75,7 @@ class JobMetadata(BaseModel):
     frame_num: Annotated[int, Field(ge=1, le=83), NUMBER] | None = Field(
         None, description="frames of a video"
     )
-    enhance_prompt: bool | None = Field(None, description="whether the WAN worker enhances the prompt")
+    enhance_prompt: StrictBool | None = Field(None, description="whether the WAN worker enhances the prompt")
     batch_count: Annotated[int, Field(ge=1, le=1000), NUMBER] | None = None
     reference_image_url: Address | None = None
     reference_type: Literal["style", "composition", "character"] | None = None
@@ -87,7 +86,7 @@ class JobMetadata(BaseModel):
 
     @model_validator(mode="after")
     def _further_fields_can_be_stored(self) -> JobMetadata:
-        _storable(self.further)
+        _check_storable(self.further)
         return self
 
     @property
