@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_engine(settings: Settings) -> Engine:
+    from workers.engines.compiling import Compiler
     from workers.engines.sdxl import SdxlEngine
 
     assert settings.sdxl_model is not None
@@ -25,6 +26,7 @@ def make_engine(settings: Settings) -> Engine:
         dtype=settings.dtype,
         config=settings.sdxl_config,
         memory_gb=settings.gpu_memory_gb,
+        compiler=Compiler(on=settings.compile == "on"),
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_engine(settings: Settings) -> Engine:
+    from workers.engines.compiling import Compiler
     from workers.engines.wan import WanEngine
 
     assert settings.wan_model is not None
@@ -25,6 +26,8 @@ def make_engine(settings: Settings) -> Engine:
         dtype=settings.dtype,
         memory_gb=settings.gpu_memory_gb,
         residency=settings.wan_residency,
+        attention=settings.wan_attention,
+        compiler=Compiler(on=settings.compile == "on"),
     )
 
 

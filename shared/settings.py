@@ -66,6 +66,23 @@ class Settings(ServiceSettings):
     wan_residency: str = setting(
         "WAN_RESIDENCY", "auto", "what stays on the card; auto lets the planner choose"
     )
+    wan_attention: Literal["sdpa", "cudnn", "flash", "flash3"] = setting(
+        "WAN_ATTENTION", "sdpa", "how WAN calculates attention; sdpa lets torch choose"
+    )
+    compile: Literal["off", "on"] = setting(
+        "COMPILE",
+        "off",
+        "torch.compile for the sizes that are warmed up (SDXL's UNet and decoder, WAN's blocks)",
+    )
+    warmup_s: OptionalNumber = setting(
+        "WARMUP_S",
+        None,
+        "seconds to run what will be served before any job is taken (default: 300 on a card, else 0)",
+        ge=0,
+    )
+    warmup_sizes: Names = setting(
+        "WARMUP_SIZES", (), "sizes that are warmed up, e.g. 1024*1024 (default: the model's)"
+    )
 
     block_s: float = setting("BLOCK_S", 30.0, "seconds one blocking take waits", gt=0, le=600)
     lease_s: float = setting("LEASE_S", 90.0, "seconds after which a silent worker counts as dead", gt=0)

@@ -68,6 +68,7 @@ def test_the_overview_has_the_state_and_the_running_jobs_step() -> None:
                 "job": {"job_ids": ["job-1"], "step": 3, "steps": 25},
                 "last_success": "2023-11-14T22:13:20+00:00",
                 "callbacks_waiting": 2,
+                "engine": {},
             },
         )
 

@@ -28,7 +28,9 @@ from shared.webhook import WebhookSender, backoff_seconds
 from workers.callbacks import Callbacks
 from workers.encode import C2paSigner, Marking, check_signer
 from workers.engines.base import Engine, EngineInfo
+from workers.engines.compiling import prepare_environment
 from workers.engines.pin import check_pin
+from workers.engines.warmup import passes_to_warm_up
 from workers.held import Hands
 from workers.image_screen import ClassifierOverHttp, HashBlocklist, ImageScreen, ScreenChain
 from workers.intake import Rules
@@ -45,6 +47,7 @@ log = logging.getLogger(__name__)
 GENERATOR = "gpu-generation-workers"
 SENDER_TIMEOUT_S = 15.0
 UPLOADS_PER_JOB = 6
+WARMUP_ON_CARD_S = 300.0
 
 T = TypeVar("T")
 
@@ -86,6 +89,8 @@ def build(
     what a person has to mend; waits for services that do not answer yet.
     """
     timeline = Timeline()
+    prepare_environment(settings.state_dir, settings.compile == "on", os.environ)
+    to_warm_up = passes_to_warm_up(kind.family, settings.warmup_sizes, settings.max_batch_images)
     with timeline.stage("clients"):
         storage, sender = _storage(settings), _sender(settings)
         assert settings.redis_url is not None
@@ -108,6 +113,9 @@ def build(
     with timeline.stage("model"):
         info = engine.load()
     log.info("model loaded", extra=info.applied)
+    with timeline.stage("warm-up"):
+        warmed = engine.warm_up(to_warm_up, _warmup_seconds(settings, info))
+    applied = {**info.applied, "warmed_up": f"{len(warmed)} of {len(to_warm_up)} sizes"}
     with timeline.stage("waiting for screen and services"):
         screen = compiled.result()
         services.result()
@@ -128,7 +136,7 @@ def build(
     )
 
     def facts() -> WorkerFacts:
-        return WorkerFacts(queue.worker, info.gpu_name, kind.family.model_variant, info.applied)
+        return WorkerFacts(queue.worker, info.gpu_name, kind.family.model_variant, applied)
 
     outbox = Outbox(
         queue.scripts,
@@ -165,7 +173,7 @@ def build(
             max_deliveries=settings.max_deliveries,
             max_queue_age_s=settings.max_queue_age_s,
         ),
-        merging=Merging(settings.max_batch_images, info.warmed),
+        merging=Merging(settings.max_batch_images, warmed),
         marking=marking,
         scratch=scratch.path,
         hands=hands,
@@ -193,6 +201,20 @@ def build(
         on_success=on_success,
     )
     return Built(worker, queue, pipeline, progress, storage, scratch, info)
+
+
+def _warmup_seconds(settings: Settings, info: EngineInfo) -> float:
+    usual = WARMUP_ON_CARD_S if info.device.startswith("cuda") else 0.0
+    seconds = usual if settings.warmup_s is None else settings.warmup_s
+    if settings.compile == "on" and not seconds:
+        raise SettingsError(
+            ["COMPILE is on, but only what is warmed up is compiled: set WARMUP_S, e.g. to 300."]
+        )
+    if settings.max_batch_images > 1 and not seconds:
+        log.warning(
+            "MAX_BATCH_IMAGES has no effect without WARMUP_S: only sizes that were warmed up are merged"
+        )
+    return seconds
 
 
 def _storage(settings: Settings) -> Storage:

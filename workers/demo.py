@@ -29,7 +29,7 @@ from shared.log import configure_logging
 from shared.plan import PromptWindow
 from shared.settings import Settings, load_settings
 from workers.build import build
-from workers.engines.base import Drawn, Engine, EngineInfo, Pass, StepCallback
+from workers.engines.base import BatchSize, Drawn, Engine, EngineInfo, Pass, StepCallback
 from workers.exits import EXIT_SETTINGS
 from workers.kind import Kind
 from workers.local_receiver import LocalReceiver, Received
@@ -50,6 +50,9 @@ class ShownEngine:
 
     def load(self) -> EngineInfo:
         return self.engine.load()
+
+    def warm_up(self, passes: Sequence[Pass], seconds: float) -> frozenset[BatchSize]:
+        return self.engine.warm_up(passes, seconds)
 
     def prompt_window(self) -> PromptWindow:
         return self.engine.prompt_window()

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -43,6 +43,7 @@ class HealthState:
     job: Snapshot | None = None
     last_success: float | None = None
     callbacks_waiting: int = 0
+    engine: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         last = self.last_success
@@ -56,6 +57,7 @@ class HealthState:
             "job": asdict(self.job) if self.job else None,
             "last_success": None if last is None else datetime.fromtimestamp(last, UTC).isoformat(),
             "callbacks_waiting": self.callbacks_waiting,
+            "engine": self.engine,
         }
 
 
@@ -89,6 +91,7 @@ class Health:
             job=running,
             last_success=built.pipeline.standing.last_success,
             callbacks_waiting=keeper.callbacks_waiting,
+            engine=built.info.measures(),
         )
 
 

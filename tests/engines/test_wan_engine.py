@@ -24,7 +24,7 @@ from shared.plan import Plan, PlanDefaults, make_plan
 from shared.presets import WAN
 from workers.engines.base import Pass, Sample
 from workers.engines.download import Download
-from workers.engines.wan import WanEngine, _denoise, _scheduler
+from workers.engines.wan import WanEngine, _denoise, _scheduler, _set_attention
 from workers.engines.wan_decoder import FrameDecoder, _lay, _tile_starts
 from workers.engines.wan_text import PromptPair
 
@@ -607,3 +607,23 @@ def test_a_checkpoint_with_a_missing_tensor_is_refused(copied: Path, part: str) 
 def test_an_unknown_residency_is_refused_with_what_is_allowed() -> None:
     with pytest.raises(SettingsError, match="auto, all or offload_text"):
         WanEngine(str(CHECKPOINT), device="cpu", residency="half").load()
+
+
+def test_attention_that_is_not_there_is_refused_with_what_to_set() -> None:
+    with pytest.raises(SettingsError, match="only cards have"):
+        WanEngine(str(CHECKPOINT), device="cpu", attention="flash3").load()
+    with pytest.raises(SettingsError, match="sdpa, cudnn, flash, flash3"):
+        WanEngine(str(CHECKPOINT), device="cpu", attention="sage").load()
+
+
+def test_attention_without_its_library_on_a_card_is_refused(parts: Any) -> None:
+    with pytest.raises(SettingsError, match="WAN_ATTENTION is flash"):
+        _set_attention(parts.sampler.transformer, "flash", torch.device("cuda"))
+
+
+def test_the_share_of_prompts_found_in_the_cache_is_told(
+    engine: WanEngine, picture: Plan, parts: Any
+) -> None:
+    run(engine, picture)
+    run(engine, picture)
+    assert 0 < parts.embeddings.hit_rate < 1

@@ -32,6 +32,7 @@ class Loaded:
         self.info = self.engine.load()
         self.prompt_window = self.engine.prompt_window
         self.generate = self.engine.generate
+        self.warm_up = self.engine.warm_up
 
     def load(self) -> EngineInfo:
         return self.info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,15 +87,15 @@ class Pass:
 class EngineInfo:
     """What the engine runs on, for logs and for the callback's metadata.
 
-    `applied` names what was chosen (dtype, device, memory format, compile options, offloading). `warmed`
-    holds the batches that were run before the engine was ready.
+    `applied` names what was chosen (dtype, device, memory format, compile options, offloading).
+    `measures` tells what changes while the engine runs; it may be called from any thread.
     """
 
     gpu_name: str
     device: str
     dtype: str
     applied: dict[str, str] = field(default_factory=dict)
-    warmed: frozenset[BatchSize] = frozenset()
+    measures: Callable[[], dict[str, float]] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,12 @@ class Engine(Protocol):
         """Load the checkpoint onto the device. Called once, before anything else.
 
         Raises `SettingsError` where the checkpoint cannot be used as it stands.
+        """
+
+    def warm_up(self, passes: Sequence[Pass], seconds: float) -> frozenset[BatchSize]:
+        """Run passes before the first job, in their order; none begins after `seconds`.
+
+        Returns the sizes that ran in one piece. Raises `SettingsError` where the model fails.
         """
 
     def prompt_window(self) -> PromptWindow:

@@ -21,8 +21,8 @@ Value = TypeVar("Value", bound=HasBytes)
 class ByteBoundedCache(Generic[Key, Value]):
     """Values by key, the least recently used ones dropped beyond `limit_bytes`.
 
-    A value larger than the limit is handed out and not kept. `hits` and `misses` count the look-ups. For one
-    thread.
+    A value larger than the limit is handed out and not kept. `hits` and `misses` count the look-ups and may
+    be read from any thread; everything else is for one.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -34,6 +34,11 @@ class ByteBoundedCache(Generic[Key, Value]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits of all look-ups; 0.0 before the first."""
+        return self.hits / max(1, self.hits + self.misses)
 
     def get_or_make(self, key: Key, make: Callable[[], Value]) -> Value:
         """The value kept under `key`, or a new one from `make`. Nothing is kept where `make` raises."""

@@ -5,6 +5,7 @@ torch is imported inside the functions: whoever only asks for `--help` does not 
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -196,6 +197,13 @@ def limit_memory(device: torch.device, memory_gb: float | None) -> None:
             [f"GPU_MEMORY_GB is {memory_gb:g}; {device_name(device)} has {total_gb:.1f}: set at most that."]
         )
     torch.cuda.set_per_process_memory_fraction(memory_gb / total_gb, device)
+
+
+def allocator_options(device: torch.device) -> str:
+    """How torch's allocator for cards was told to work; it is used on cards alone."""
+    if device.type != "cuda":
+        return "system"
+    return os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or "default"
 
 
 def free_cached_memory(device: torch.device) -> None:

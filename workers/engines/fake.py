@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,7 +30,7 @@ class FakeEngine:
 
     `step_s` and `decode_s` are seconds a step and a sample take, spent in `wait` and not on the CPU.
     `before_step` may raise or kill, as the tests want; `spoiled` tells what fails a plan's pictures by
-    themselves. `warmed` is what the engine claims to have run before.
+    themselves. `warmed` is what the engine claims to have run.
     """
 
     step_s: float = 0.0
@@ -47,7 +47,11 @@ class FakeEngine:
         return [plan for run in self.passes for plan in run.plans]
 
     def load(self) -> EngineInfo:
-        return EngineInfo("none", "cpu", "uint8", applied={"engine": "fake"}, warmed=self.warmed)
+        return EngineInfo("none", "cpu", "uint8", applied={"engine": "fake"})
+
+    def warm_up(self, passes: Sequence[Pass], seconds: float) -> frozenset[BatchSize]:  # noqa: ARG002
+        """There is nothing to warm up."""
+        return self.warmed
 
     def prompt_window(self) -> WordWindow:
         return self.window

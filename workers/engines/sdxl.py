@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.plan import PromptWindow
-from workers.engines.base import Drawn, EngineInfo, Pass, Row, StepCallback
+from workers.engines.base import BatchSize, Drawn, EngineInfo, Pass, Row, StepCallback
 from workers.engines.cache import ByteBoundedCache
+from workers.engines.compiling import Compiler
 from workers.engines.device import (
+    allocator_options,
     cpu_generators,
     device_name,
     limit_memory,
@@ -25,6 +27,7 @@ from workers.engines.download import Download
 from workers.engines.drawing import Decoding, draw
 from workers.engines.sdxl_checkpoint import load_pipeline
 from workers.engines.sdxl_text import ClipTokenizers, TextEmbedding, encode_text
+from workers.engines.warmup import warm_up
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +52,8 @@ class SdxlEngine:
 
     `model` is a `.safetensors` file in the original layout, a diffusers folder or a hub id. `device` and
     `dtype` are the settings DEVICE and DTYPE; `config` replaces the shipped configuration and tokenizers of
-    a single file; `memory_gb` is the share of the card in GiB, None for all of it.
+    a single file; `memory_gb` is the share of the card in GiB, None for all of it; `compiler` decides whether
+    the UNet and the VAE's decoder are compiled.
     """
 
     def __init__(
@@ -60,12 +64,14 @@ class SdxlEngine:
         dtype: str = "auto",
         config: Path | None = None,
         memory_gb: float | None = None,
+        compiler: Compiler | None = None,
     ) -> None:
         self._model = model
         self._device_setting = device
         self._dtype_setting = dtype
         self._config = config
         self._memory_gb = memory_gb
+        self._compiler = compiler or Compiler(on=False)
         self._loaded: _Loaded | None = None
         self.embeddings: ByteBoundedCache[str, TextEmbedding] = ByteBoundedCache(EMBEDDING_CACHE_BYTES)
 
@@ -84,6 +90,8 @@ class SdxlEngine:
             # Convolutions in half precision run on tensor cores in this order without transposing.
             for part in (pipeline.unet, pipeline.vae):
                 part.to(memory_format=torch.channels_last)
+        self._compiler.compile(pipeline.unet)
+        self._compiler.compile(pipeline.vae.decoder)
         self._loaded = _Loaded(pipeline, device, ClipTokenizers([pipeline.tokenizer, pipeline.tokenizer_2]))
         return EngineInfo(
             gpu_name=device_name(device),
@@ -94,8 +102,15 @@ class SdxlEngine:
                 "memory_format": "channels_last" if on_cuda else "contiguous",
                 "attention": "sdpa",
                 "prediction_type": str(pipeline.scheduler.config.prediction_type),
+                "compile": "unet, vae decoder" if self._compiler.on else "off",
+                "allocator": allocator_options(device),
             },
+            measures=lambda: {"embedding_cache_hit_rate": round(self.embeddings.hit_rate, 3)},
         )
+
+    def warm_up(self, passes: Sequence[Pass], seconds: float) -> frozenset[BatchSize]:
+        with self._compiler.warming_up():
+            return warm_up(self.generate, passes, seconds)
 
     def prompt_window(self) -> PromptWindow:
         """CLIP's window of 75 tokens, counted with both tokenizers of the checkpoint. Thread-safe."""
@@ -121,7 +136,7 @@ class SdxlEngine:
 
         loaded = self._ready()
         shape = rows[0].plan.shape
-        with translated_errors(), torch.inference_mode():
+        with translated_errors(), torch.inference_mode(), self._compiler.running():
             positive = self._encode([row.plan.prompt for row in rows])
             negative = None
             if shape.guidance_scale > 1.0:
@@ -161,7 +176,7 @@ class SdxlEngine:
 
         loaded = self._ready()
         vae = loaded.pipeline.vae
-        with translated_errors(), torch.inference_mode():
+        with translated_errors(), torch.inference_mode(), self._compiler.running():
             scaled = (latent.unsqueeze(0).float() / vae.config.scaling_factor).to(vae.dtype)
             (decoded,) = vae.decode(scaled, return_dict=False)
             height, width = decoded.shape[-2:]

@@ -10,12 +10,14 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import OutOfMemory, SettingsError
 from shared.plan import Adjustment, Plan, PromptWindow
-from workers.engines.base import Drawn, EngineInfo, Pass, Row, StepCallback
+from workers.engines.base import BatchSize, Drawn, EngineInfo, Pass, Row, StepCallback
+from workers.engines.compiling import Compiler
 from workers.engines.device import (
+    allocator_options,
     cpu_generators,
     device_name,
     free_cached_memory,
@@ -30,6 +32,7 @@ from workers.engines.memory import RESIDENCIES, MemoryPlan, PartSizes, Residency
 from workers.engines.wan_checkpoint import Checkpoint, read_checkpoint
 from workers.engines.wan_decoder import FrameDecoder
 from workers.engines.wan_text import PromptEmbeddings, Umt5Window
+from workers.engines.warmup import warm_up
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +45,8 @@ class WanEngine:
 
     `model` is a diffusers folder or the id of a hub repository. `memory_gb` is the share of the card in GiB
     (None: all that is free). `residency` is `auto`, `all` or `offload_text` (see `memory`), `vae_tiling`
-    None lets the memory plan decide for each job.
+    None lets the memory plan decide for each job. `attention` is one of `ATTENTION`; `compiler` decides
+    whether the transformer's blocks are compiled.
     """
 
     def __init__(
@@ -54,12 +58,16 @@ class WanEngine:
         memory_gb: float | None = None,
         residency: str = "auto",
         vae_tiling: bool | None = None,
+        attention: str = "sdpa",
+        compiler: Compiler | None = None,
     ) -> None:
         self._model = model
         self._device_setting, self._dtype_setting = device, dtype
         self._memory_gb = memory_gb
         self._residency = residency
         self._vae_tiling = vae_tiling
+        self._attention = attention
+        self._compiler = compiler or Compiler(on=False)
         self._loaded: _Loaded | None = None
 
     def load(self) -> EngineInfo:
@@ -70,6 +78,8 @@ class WanEngine:
         vae_dtype = _vae_dtype(dtype, device)
         limit_memory(device, self._memory_gb)
         checkpoint = read_checkpoint(self._model, dtype, vae_dtype)
+        _set_attention(checkpoint.transformer, self._attention, device)
+        self._compiler.compile_blocks(checkpoint.transformer)
         sizes = PartSizes(
             _bytes_of(checkpoint.text_encoder), _bytes_of(checkpoint.transformer), _bytes_of(checkpoint.vae)
         )
@@ -97,9 +107,16 @@ class WanEngine:
                 "vae": _name(vae_dtype),
                 "residency": memory.residency,
                 "vae_tiling": {None: "when needed", True: "always", False: "never"}[self._vae_tiling],
-                "attention": "sdpa",
+                "attention": self._attention,
+                "compile": "transformer blocks" if self._compiler.on else "off",
+                "allocator": allocator_options(device),
             },
+            measures=lambda: {"embedding_cache_hit_rate": round(self._parts().embeddings.hit_rate, 3)},
         )
+
+    def warm_up(self, passes: Sequence[Pass], seconds: float) -> frozenset[BatchSize]:
+        with self._compiler.warming_up():
+            return warm_up(self.generate, passes, seconds)
 
     def prompt_window(self) -> PromptWindow:
         return self._parts().window
@@ -116,10 +133,14 @@ class WanEngine:
         return draw(
             run.rows,
             run.size.num_images if frames == 1 else 1,
-            lambda rows: _denoise(parts, rows, on_step),
+            lambda rows: self._denoise(parts, rows, on_step),
             lambda latent: self._decode(parts, run.plans[0], latent),
             parts.device,
         )
+
+    def _denoise(self, parts: _Loaded, rows: Sequence[Row], on_step: StepCallback) -> torch.Tensor:
+        with self._compiler.running():
+            return _denoise(parts, rows, on_step)
 
     def _decode(self, parts: _Loaded, plan: Plan, latent: torch.Tensor) -> Decoding:
         """Start to decode a sample; whole where that fits, else in tiles, which is recorded after a failure.
@@ -172,6 +193,26 @@ def _wanted_residency(setting: str) -> Residency | None:
     if setting == "auto":
         return None
     raise SettingsError([f'WAN_RESIDENCY is "{setting}"; set it to auto, {" or ".join(RESIDENCIES)}.'])
+
+
+ATTENTION: Final = {"sdpa": "native", "cudnn": "_native_cudnn", "flash": "flash", "flash3": "_flash_3"}
+"""Ways to calculate attention, as this project and as diffusers call them; all of them give the same picture
+to rounding. `sdpa` leaves the choice to torch."""
+
+
+def _set_attention(transformer: Any, attention: str, device: torch.device) -> None:
+    """Raises `SettingsError` for what is not there."""
+    if attention not in ATTENTION:
+        raise SettingsError([f'WAN_ATTENTION is "{attention}"; set it to one of {", ".join(ATTENTION)}.'])
+    if attention == "sdpa":
+        return
+    if device.type != "cuda":
+        raise SettingsError([f"WAN_ATTENTION is {attention}, which only cards have; set it to sdpa."])
+    try:
+        transformer.set_attention_backend(ATTENTION[attention])
+    except (RuntimeError, ValueError, ImportError) as error:
+        problem = str(error).strip().splitlines()[0]
+        raise SettingsError([f"WAN_ATTENTION is {attention}: {problem} Or set it to sdpa."]) from error
 
 
 def _vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

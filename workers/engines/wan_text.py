@@ -59,6 +59,10 @@ class PromptEmbeddings:
         self._device = device
         self._cache: ByteBoundedCache[str, torch.Tensor] = ByteBoundedCache(EMBEDDING_CACHE_BYTES)
 
+    @property
+    def hit_rate(self) -> float:
+        return self._cache.hit_rate
+
     def of(self, plans: Sequence[Plan]) -> PromptPair:
         """A row for each plan. Texts are encoded one by one, so that no embedding depends on the others."""
         positive = self._rows([plan.prompt for plan in plans])
