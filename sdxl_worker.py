@@ -26,7 +26,7 @@ def make_engine(settings: Settings) -> Engine:
         dtype=settings.dtype,
         config=settings.sdxl_config,
         memory_gb=settings.gpu_memory_gb,
-        compiler=Compiler(on=settings.compile == "on"),
+        compiler=Compiler(on=settings.compile),
     )
 
 

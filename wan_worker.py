@@ -27,7 +27,7 @@ def make_engine(settings: Settings) -> Engine:
         memory_gb=settings.gpu_memory_gb,
         residency=settings.wan_residency,
         attention=settings.wan_attention,
-        compiler=Compiler(on=settings.compile == "on"),
+        compiler=Compiler(on=settings.compile),
     )
 
 

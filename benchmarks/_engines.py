@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -59,7 +59,10 @@ class StandIn:
         self._cut: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     def load(self) -> EngineInfo:
-        return EngineInfo("stand-in", "none", "uint8", applied={}, warmed=self._warmed)
+        return EngineInfo("stand-in", "none", "uint8", applied={})
+
+    def warm_up(self, passes: Sequence[Pass], seconds: float) -> frozenset[BatchSize]:  # noqa: ARG002
+        return self._warmed
 
     def prompt_window(self) -> WordWindow:
         return WordWindow()
@@ -97,6 +100,9 @@ class Timed:
 
     def load(self) -> EngineInfo:
         return self._engine.load()
+
+    def warm_up(self, passes: Sequence[Pass], seconds: float) -> frozenset[BatchSize]:
+        return self._engine.warm_up(passes, seconds)
 
     def prompt_window(self) -> PromptWindow:
         return self._engine.prompt_window()

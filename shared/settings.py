@@ -69,9 +69,9 @@ class Settings(ServiceSettings):
     wan_attention: Literal["sdpa", "cudnn", "flash", "flash3"] = setting(
         "WAN_ATTENTION", "sdpa", "how WAN calculates attention; sdpa lets torch choose"
     )
-    compile: Literal["off", "on"] = setting(
+    compile: bool = setting(
         "COMPILE",
-        "off",
+        False,
         "torch.compile for the sizes that are warmed up (SDXL's UNet and decoder, WAN's blocks)",
     )
     warmup_s: OptionalNumber = setting(

@@ -89,7 +89,7 @@ def build(
     what a person has to mend; waits for services that do not answer yet.
     """
     timeline = Timeline()
-    prepare_environment(settings.state_dir, settings.compile == "on", os.environ)
+    prepare_environment(settings.state_dir, settings.compile, os.environ)
     to_warm_up = passes_to_warm_up(kind.family, settings.warmup_sizes, settings.max_batch_images)
     with timeline.stage("clients"):
         storage, sender = _storage(settings), _sender(settings)
@@ -206,7 +206,7 @@ def build(
 def _warmup_seconds(settings: Settings, info: EngineInfo) -> float:
     usual = WARMUP_ON_CARD_S if info.device.startswith("cuda") else 0.0
     seconds = usual if settings.warmup_s is None else settings.warmup_s
-    if settings.compile == "on" and not seconds:
+    if settings.compile and not seconds:
         raise SettingsError(
             ["COMPILE is on, but only what is warmed up is compiled: set WARMUP_S, e.g. to 300."]
         )
