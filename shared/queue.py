@@ -212,6 +212,15 @@ def request_cancellation(client: redis.Redis, keys: Keys, job_id: str) -> bool:
         return True
 
 
+def stored_callback(client: redis.Redis, keys: Keys, job_id: str) -> bytes | None:
+    """The terminal callback of a job that has ended, kept as long as its done marker; None otherwise.
+
+    Raises `ServiceUnavailable` or `ServiceMisconfigured`.
+    """
+    with translated_redis_errors():
+        return cast(bytes | None, client.get(keys.done(member_of(job_id))))
+
+
 class RedisConnections:
     """The two kinds of connection a worker has.
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from gateway.callbacks.decide import without_result
+from gateway.callbacks.decide import decide, without_result
+from gateway.callbacks.models import Callback
 from gateway.callbacks.store import job_record, store
+from gateway.callbacks.types import Ended, JobRecord, Started
 from gateway.errors import ApiError, not_found
 from gateway.parts import Parts
 from gateway.tables import PENDING, TERMINAL, jobs, usage_logs
 from shared.assets import asset_key, thumbnail_key
 from shared.errors import Cancelled, ServiceError
-from shared.queue import Keys, request_cancellation
+from shared.queue import Keys, request_cancellation, stored_callback
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +35,12 @@ def cancel(parts: Parts, user_id: str, job_id: str) -> str:
         raise not_found("job")
     if job.status in TERMINAL:
         return job.status
+    result: Callback | None = None
     unasked: ServiceError | None = None
     try:
         # First, because the push of a pending job may be under way: its worker then finds it cancelled.
-        request_cancellation(parts.redis, Keys(job.queue), job_id)
+        if not request_cancellation(parts.redis, Keys(job.queue), job_id):
+            result = _result(parts, job)
     except ServiceError as error:
         unasked = error
     now = parts.clock()
@@ -43,13 +48,26 @@ def cancel(parts: Parts, user_id: str, job_id: str) -> str:
         job = job_record(connection, job_id, of_user=user_id, hold=True)
         if job is None:
             raise not_found("job")
-        ended = without_result(job, Cancelled.code, "The job was cancelled.", now)
-        stored = store(connection, job, ended, now, only_from=(PENDING,))
-    status = ended.status if stored else job.status
+        if result is None:
+            change: Started | Ended = without_result(job, Cancelled.code, "The job was cancelled.", now)
+            stored = store(connection, job, change, now, only_from=(PENDING,))
+        else:
+            change = decide(job, result, now)
+            stored = store(connection, job, change, now)
+    status = change.status if stored else job.status
     if unasked is not None and status not in TERMINAL:
         raise unasked
-    log.info("cancellation %s", "stored" if stored else "asked for", extra={"job_id": job_id})
+    log.info("cancellation asked for: the job is %s", status, extra={"job_id": job_id})
     return status
+
+
+def _result(parts: Parts, job: JobRecord) -> Callback | None:
+    """What the workers keep of a job that has ended for them.
+
+    It may never arrive: its delivery is given up after a day.
+    """
+    body = stored_callback(parts.redis, Keys(job.queue), job.job_id)
+    return None if body is None else Callback.model_validate(json.loads(body))
 
 
 def delete(parts: Parts, user_id: str, job_id: str) -> None:

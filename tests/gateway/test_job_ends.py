@@ -16,7 +16,6 @@ from support.serving import serving
 
 from gateway.app import create_app
 from gateway.database import Database
-from gateway.settings import GatewaySettings
 from shared.errors import Cancelled
 from shared.queue import Keys
 
@@ -85,18 +84,21 @@ def test_a_result_that_is_committed_before_the_worker_sees_the_wish_wins(
     assert job.usage() == {"generate": job.credits}
 
 
-def test_a_job_that_ended_for_the_workers_is_not_marked(
+def test_the_result_of_a_job_whose_callback_never_came_is_taken_from_the_workers(
     client: TestClient, database: Database, valkey: Any
 ) -> None:
-    job = StoredJob(database)
-    keys = Keys(job.queue)
-    valkey.set(keys.done(job.id), "{}")
-    assert cancel(client, job) == (202, "queued")
-    assert not valkey.exists(keys.cancel(job.id))
+    done, lost = StoredJob(database), StoredJob(database)
+    for job, body in ((done, done.completed()), (lost, lost.failed())):
+        valkey.set(Keys(job.queue).done(job.id), body)
+    assert cancel(client, done) == (200, "completed")
+    assert done.images[0].image_url == f"{done.user_id}/{done.id}_1.png"
+    assert cancel(client, lost) == (200, "failed")
+    assert lost.usage() == {"generate": lost.credits, "refund": -lost.credits}
+    assert not valkey.exists(Keys(done.queue).cancel(done.id))
 
 
 def test_without_redis_a_pending_job_is_cancelled_and_a_queued_one_is_not(
-    settings: GatewaySettings, database: Database, database_url: str, tmp_path: Path
+    database: Database, database_url: str, tmp_path: Path
 ) -> None:
     pending, queued = StoredJob(database, status="pending"), StoredJob(database)
     away = gateway_settings("redis://127.0.0.1:1", database_url, tmp_path)

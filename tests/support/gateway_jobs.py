@@ -19,7 +19,7 @@ from support.rows import add_job
 
 from gateway.callbacks.types import JobRecord
 from gateway.database import Database
-from gateway.tables import QUEUED, images, jobs, usage_logs, videos
+from gateway.tables import PENDING, QUEUED, images, jobs, usage_logs, videos
 from shared.assets import asset_key, thumbnail_key
 from shared.callback import (
     Produced,
@@ -113,6 +113,9 @@ class StoredJob(QueuedJob):
         super().__init__(job_type, num_images, **about)
         self.database = database
         created = MORNING - timedelta(seconds=age_s)
+        if status == PENDING:
+            # The gateway's relay would push what was created until now.
+            created = datetime.now(UTC) + timedelta(days=1)
         common = {"user_id": self.user_id, "created_at": created}
         row = {
             "job_id": self.id,
