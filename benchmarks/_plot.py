@@ -69,7 +69,7 @@ def _depth(axis: Any, data: Mapping[str, Any]) -> None:
     for operation, by_depth in data["p50_ms"].items():
         axis.plot(list(map(float, by_depth)), list(by_depth.values()), marker="o", label=operation)
     axis.set_xscale("log")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.2 * max(max(by_depth.values()) for by_depth in data["p50_ms"].values()))
     axis.set_xlabel("jobs that wait in the queue")
     axis.set_ylabel("p50 of one operation, ms")
     axis.legend(fontsize=7)
@@ -77,7 +77,7 @@ def _depth(axis: Any, data: Mapping[str, Any]) -> None:
 
 def _memory(axis: Any, data: Mapping[str, Any]) -> None:
     axis.plot(data["jobs"], data["resident_mb"], marker=".")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.2 * max(data["resident_mb"]))
     axis.set_xlabel("jobs done")
     axis.set_ylabel("resident memory, MB")
 
