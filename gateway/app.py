@@ -23,6 +23,7 @@ from gateway.live import Live
 from gateway.openapi import openapi
 from gateway.parts import Parts
 from gateway.relay import Relay
+from gateway.repeating import repeating
 from gateway.screening import Screening
 from gateway.settings import GatewaySettings, load_gateway_settings
 from gateway.states import job_states
@@ -48,6 +49,9 @@ ROUTERS: Final = (
     page.router,
 )
 
+FLUSH_S: Final = 1.0
+"""So much of what was committed to SQLite a power cut may take away."""
+
 COMMAND_TIMEOUT_S: Final = 2.0
 """A request waits for Redis; a job that could not be pushed by then is pushed later."""
 
@@ -70,7 +74,10 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         poller = asyncio.create_task(parts.live.run())
         try:
-            with parts.relay.running():
+            with (
+                repeating("relay", parts.relay.round, settings.relay_s),
+                repeating("flush", parts.database.flush, FLUSH_S),
+            ):
                 yield
         finally:
             parts.live.close()

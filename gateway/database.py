@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -57,10 +57,17 @@ class Database:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(name)))
 
     def flush(self) -> None:
-        """Bring to the disk what is committed; PostgreSQL does it at every commit."""
+        """Bring to the disk what is committed to SQLite; PostgreSQL does it at every commit.
+
+        The log of SQLite only begins anew when nothing is left to bring over, so that the little that was
+        written during the first pass is brought over in a second one, while no transaction writes.
+        """
         if self.is_sqlite:
-            with translated_database_errors(), self.engine.connect() as connection:
-                connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # type: ignore[union-attr]
+            # The driver's own connection: one of SQLAlchemy's would begin a transaction, which holds the log.
+            with closing(self.engine.raw_connection()) as connection:
+                _checkpoint(connection)
+                with self._turn:
+                    _checkpoint(connection)
 
     def check(self) -> None:
         """Raises `ServiceUnavailable` where the database does not answer."""
@@ -69,6 +76,13 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _checkpoint(connection: Any) -> None:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        # An answer that is not read keeps its statement, and with it the log, in use.
+        cursor.fetchall()
 
 
 @contextmanager
@@ -103,6 +117,9 @@ def _sqlite(url: URL) -> Engine:
             # A process that is killed loses nothing. A power cut loses what was committed since the last
             # `flush`, as it does of a Redis that writes its file every second.
             "synchronous = NORMAL",
+            # `flush` brings the log over, so that no request has to do it for all others, as the hundredth
+            # one would; this is for a database that nobody flushes.
+            "wal_autocheckpoint = 65536",
             "foreign_keys = ON",
         ):
             connection.execute(f"PRAGMA {pragma}")

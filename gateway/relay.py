@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -30,7 +28,7 @@ _NOTE: Final = (
 
 
 class Relay:
-    """Pushes a job right after its row was committed, and again from a thread where that did not succeed.
+    """Pushes a job right after its row was committed, and again in `round` where that did not succeed.
 
     A job is pending in the database until it is known to be in its queue. The push leaves a mark there, so
     that repeating one whose answer got lost, or whose process died before it noted it, changes nothing. Any
@@ -47,12 +45,13 @@ class Relay:
     ) -> None:
         self._database, self._producer, self._clock = database, producer, clock
         self._every_s, self._monotonic = every_s, monotonic
+        self._older_than_s = 0.0
         self._resting_until = float("-inf")
 
     def push(self, job_id: str, queue: str, element: str) -> Pushed | None:
         """Push one job and note it; None where the queue does not answer, and `run_once` has to do it.
 
-        Then the next jobs are left to the thread for a while, so that no request waits for a dead server.
+        Then the next jobs are left to `round` for a while, so that no request waits for a dead server.
         """
         if self._monotonic() < self._resting_until:
             return None
@@ -65,7 +64,7 @@ class Relay:
         try:
             self._note([job_id])
         except ServiceError as error:
-            # It is in the queue: saying anything else would be wrong. The thread notes it later.
+            # It is in the queue: saying anything else would be wrong. `round` notes it later.
             log.warning("a queued job is not noted yet: %s", error, extra={"job_id": job_id})
         return pushed
 
@@ -96,34 +95,15 @@ class Relay:
             if len(rows) < BATCH:
                 return total
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Relay from a thread until the end of the block."""
-        stop = threading.Event()
-        thread = threading.Thread(target=self._run, args=[stop], name="relay", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    def round(self) -> None:
+        """What is done every `every_s` seconds. Raises as `run_once`.
 
-    def _run(self, stop: threading.Event) -> None:
-        # What a process left behind that died is pushed at once; later a request gets time to push itself.
-        older_than_s = 0.0
-        while True:
-            try:
-                if number := self.run_once(older_than_s):
-                    log.info("pushed %d pending jobs", number)
-                self._database.flush()
-                older_than_s = self._every_s
-            except ServiceError as error:
-                log.error("pending jobs cannot be pushed now: %s", error)
-            except Exception as error:
-                # The thread has to outlive a fault of one round: nobody else pushes what is pending.
-                log.critical("a round of the relay failed", exc_info=error)
-            if stop.wait(self._every_s):
-                return
+        At first everything is pushed that a process left behind that died; later a request gets the time to
+        push its own job.
+        """
+        if number := self.run_once(self._older_than_s):
+            log.info("pushed %d pending jobs", number)
+        self._older_than_s = self._every_s
 
     def _note(self, job_ids: list[str]) -> None:
         if not job_ids:
