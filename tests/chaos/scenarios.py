@@ -260,6 +260,10 @@ def _push_repeats(world: World) -> None:
     world.push_again(world.random.choice(list(world.pushed)))
 
 
+def _push_row(world: World) -> None:
+    world.push_some(world.random.randint(1, 6))
+
+
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
@@ -272,6 +276,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario("sigstop", Traits(environment={"CHAOS_STOP_SHARE": "0.03"}), _stop_workers),
         Scenario("two-sweepers", disturb=_sweep_twice),
         Scenario("clock-jump", Traits(environment={"CHAOS_CLOCK": "1"}), _move_clock),
+        Scenario("merged", Traits(alike=True, environment={"MAX_BATCH_IMAGES": "6"}), push=_push_row),
         Scenario("duplicate-ids", Traits(spellings=("object", "object", "array")), push=_push_repeats),
     )
 }

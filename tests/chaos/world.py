@@ -133,6 +133,8 @@ class Traits:
     dying_share: float = 0.3
     """Of the workers: those that die on their own around one of their Redis scripts."""
     step_s: float = 0.02
+    alike: bool = False
+    """Whether all jobs agree in what decides which of them run together."""
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -185,8 +187,8 @@ class World:
             "user_id": "user-1",
             "config": {
                 "size": "64*64",
-                "sample_steps": rng.randint(2, 6),
-                "sample_guide_scale": rng.choice([4, 6.5]),
+                "sample_steps": 4 if self.traits.alike else rng.randint(2, 6),
+                "sample_guide_scale": 4 if self.traits.alike else rng.choice([4, 6.5]),
                 "num_images": rng.choice([1, 1, 1, 3]),
                 "seed": rng.randrange(2**53 - 3),
             },

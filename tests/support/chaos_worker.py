@@ -34,7 +34,7 @@ from shared.log import current_job
 from shared.plan import Plan
 from shared.presets import SDXL
 from shared.screen import Screen, ScreenInput
-from workers.engines.base import Drawn, Pass, StepCallback
+from workers.engines.base import BatchSize, Drawn, Pass, StepCallback
 from workers.engines.fake import FakeEngine
 from workers.kind import Kind
 from workers.main import serve
@@ -154,6 +154,7 @@ def _serve() -> int:
         step_s=_number("CHAOS_STEP_S"),
         decode_s=_number("CHAOS_DECODE_S"),
         before_step=lambda plan, _step: poisoned(plan.job_id, "generate"),
+        warmed=frozenset(BatchSize(64, 64, 1, number, guided=True) for number in range(1, 7)),
     )
     _arrange()
     kind = Kind("sdxl", SDXL, "SDXL_MODEL", lambda _settings: engine, Path("none"))
@@ -219,11 +220,11 @@ def _die_around_script(last: int) -> None:
     left = iter(range(last))
     before = random.random() < 0.5
 
-    def deadly(self: Any, name: str, keys: list[str], args: list[Any]) -> Any:
+    def deadly(self: Any, name: str, keys: list[str], args: list[Any], **options: Any) -> Any:
         due = next(left, None) is None
         if due and before:
             die()
-        answer = run(self, name, keys, args)
+        answer = run(self, name, keys, args, **options)
         if due:
             die()
         return answer
