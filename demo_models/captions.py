@@ -9,6 +9,7 @@ lists too: that is what makes a colour in a negative prompt push that colour awa
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,16 +31,33 @@ _TRAILS = (
 )
 
 
-def vary(scene: Scene, rng: np.random.Generator) -> Caption:
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the ways to caption a picture; what is left of 1 says nothing of it."""
+
+    full: float = 0.0
+    colourless: float = 0.0
+    reworded: float = 0.0
+    partial: float = 0.0
+
+
+# One caption a picture: of all kinds.
+VARIED = Mix(full=0.60, colourless=0.06, reworded=0.06, partial=0.14)
+# Two captions a picture, as guidance pairs them: one that a user may write, one for the negative prompt.
+PROMPTS = Mix(full=0.74, colourless=0.14, reworded=0.07, partial=0.05)
+NEGATIVES = Mix(partial=0.35)
+
+
+def vary(scene: Scene, rng: np.random.Generator, mix: Mix = VARIED) -> Caption:
     """A caption for a picture of `scene`, whose colour and background are those drawn."""
     kind = rng.random()
-    if kind < 0.60:
+    if (kind := kind - mix.full) < 0:
         return scene.caption
-    if kind < 0.66:
+    if (kind := kind - mix.colourless) < 0:
         return Scene(scene.shape, scene.background, None, scene.size).caption
-    if kind < 0.72:
+    if (kind := kind - mix.reworded) < 0:
         return _reworded(scene, rng)
-    if kind < 0.86:
+    if kind - mix.partial < 0:
         return _partial(scene, rng)
     return _dropped(rng)
 

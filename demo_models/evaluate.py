@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -158,24 +158,31 @@ def spread(scenes: Sequence[Scene], count: int) -> list[Scene]:
     return [scenes[int(order[k % len(order)])] for k in range(count)]
 
 
-def negative_prompt_effect(pipeline: Any, seeds: range, colours: Sequence[str]) -> tuple[int, int, int, int]:
-    """Circles of a colour without and with that colour as negative prompt.
+def negative_prompt_effect(
+    pipeline: Any, per_colour: int, colours: Sequence[str]
+) -> tuple[int, int, int, int]:
+    """Circles of a colour with that colour as negative prompt and without, summed over the colours.
+
+    No picture counts twice: every colour has seeds of its own, and others with the negative prompt than
+    without it, so that the two numbers are independent.
 
     Returns:
-        (with, of, without, of): numbers of pictures, summed over the colours.
+        (with, of, without, of): numbers of pictures.
     """
-    prompts = [Scene("circle", "white").caption] * len(seeds)
-    free = [judge.observe(picture).colour for picture in sample(pipeline, prompts, seeds, Sampling())]
-    hits = 0
-    for colour in colours:
-        pictures = sample(pipeline, prompts, seeds, Sampling(negative=colour))
-        hits += sum(judge.observe(picture).colour == colour for picture in pictures)
-    return (
-        hits,
-        len(seeds) * len(colours),
-        sum(free.count(colour) for colour in colours),
-        len(seeds) * len(colours),
-    )
+    circle, count = Scene("circle", "white").caption, per_colour * len(colours)
+    free = sample(pipeline, [circle] * count, range(count), Sampling())
+    refused: list[judge.Pixels] = []
+    for number, colour in enumerate(colours):
+        seeds = range(count + number * per_colour, count + (number + 1) * per_colour)
+        refused += sample(pipeline, [circle] * per_colour, seeds, Sampling(negative=colour))
+    named = [colour for colour in colours for _ in range(per_colour)]
+
+    def hits(pictures: list[judge.Pixels]) -> int:
+        return sum(
+            judge.observe(picture).colour == colour for picture, colour in zip(pictures, named, strict=True)
+        )
+
+    return hits(refused), count, hits(free), count
 
 
 def seconds_per_picture(pipeline: Any, repeats: int) -> float:
@@ -221,7 +228,7 @@ def evaluate_sdxl_full(pipeline: Any, count: int, show: Path | None) -> list[Bar
     wide = measured("160x96, 25 steps, guidance 6.5", few, Sampling(width=160, height=96))
     tall = measured("96x160, 25 steps, guidance 6.5", few, Sampling(width=96, height=160))
     colours = [colour for colour in shapes.COLOURS if colour != "white"]
-    with_it, of_with, without, of_without = negative_prompt_effect(pipeline, range(16), colours)
+    with_it, of_with, without, of_without = negative_prompt_effect(pipeline, 24, colours)
     print(f"negative prompt: its colour in {with_it}/{of_with} circles, without it in {without}/{of_without}")
     if show is not None:
         save_sheet(drawn[:40], show)
@@ -254,16 +261,6 @@ def save_sheet(pictures: Sequence[judge.Pixels], path: Path, columns: int = 8) -
 
     rows = [np.hstack(pictures[first : first + columns]) for first in range(0, len(pictures), columns)]
     Image.fromarray(np.vstack([row for row in rows if row.shape == rows[0].shape])).save(path)
-
-
-def judge_drawn(pairs: Sequence[tuple[Scene, judge.Pixels]]) -> float:
-    """Share of drawn pictures of which the judge names every attribute right."""
-    right = 0
-    for scene, picture in pairs:
-        seen = judge.observe(picture)
-        told = Scene(str(seen.shape), seen.background, seen.colour, seen.size)
-        right += told == (scene if scene.size is not None else replace(scene, size=seen.size))
-    return right / len(pairs)
 
 
 def main() -> int:
