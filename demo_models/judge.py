@@ -2,7 +2,7 @@
 
 Colours are the nearest palette names in CIELAB; the background is the median of the frame's rim, the shape
 is the largest region that is nearer to the foreground than to the background. Its name follows from its
-rotational symmetry (3, 4 or 5 corners, or none) and has to agree with its area.
+rotational symmetry (3, 4 or 5 corners, or none) and has to agree with how compact it is.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ VISIBLE = 10.0
 SPECK = 0.005
 # Circumscribed radius over the frame's shorter side: below it a shape is small, else large.
 SMALL_BELOW = 0.295
-# By the number of corners: shape, least strength of that symmetry, area over the squared radius around it.
-SYMMETRIES = {3: ("triangle", 0.14, 1.299), 4: ("square", 0.07, 2.0), 5: ("star", 0.15, 1.3226)}
+# By the number of corners: shape, least strength of that symmetry, area over the mean squared distance from
+# the centroid (that of the exact shape; a pentagon's is 6.18).
+SYMMETRIES = {3: ("triangle", 0.14, 5.196), 4: ("square", 0.07, 6.0), 5: ("star", 0.15, 5.066)}
 ROUND_BELOW = 0.07
-AREAS = {"circle": np.pi} | {name: area for name, _, area in SYMMETRIES.values()}
-AREA_TOLERANCE = 0.3
+ROUND_COMPACTNESS = 2 * np.pi
+COMPACTNESS_TOLERANCE = 0.1
+# Area over the squared circumscribed radius.
+AREAS = {"circle": np.pi, "triangle": 1.299, "square": 2.0, "star": 1.3226}
 
 
 @dataclass(frozen=True)
@@ -133,24 +136,24 @@ def _eroded(region: Mask) -> Mask:
 
 
 def _name_shape(region: Mask) -> str | None:
-    """Circle, triangle, square or star, or None where symmetry and area name none of them.
+    """Circle, triangle, square or star, or None where symmetry and compactness name none of them.
 
     The strength of a k-fold symmetry is the k-th Fourier coefficient of the region's angles about its
-    centroid: 0 for a circle, 0.28, 0.14 and 0.32 for the exact triangle, square and star.
+    centroid: 0 for a circle, 0.28, 0.14 and 0.32 for the exact triangle, square and star. Compactness
+    takes the mean distance, not the farthest point: an autoencoder rounds the tips of small shapes.
     """
     rows, columns = np.nonzero(region)
     y, x = rows - rows.mean(), columns - columns.mean()
     angle, squared = np.arctan2(y, x), x * x + y * y
     strengths = {k: float(np.abs(np.exp(1j * k * angle).mean())) for k in (2, *SYMMETRIES)}
-    reach = float(np.sqrt(np.percentile(squared, 99.5)))
-    area = len(rows) / reach**2
+    compactness = len(rows) / float(squared.mean())
     folds = max(SYMMETRIES, key=lambda k: strengths[k] / SYMMETRIES[k][1])
     name, least, expected = SYMMETRIES[folds]
     if max(strengths.values()) < ROUND_BELOW:
-        name, expected = "circle", np.pi
+        name, expected = "circle", ROUND_COMPACTNESS
     elif strengths[folds] < least or strengths[2] > strengths[folds]:
         return None
-    return name if abs(area / expected - 1) <= AREA_TOLERANCE else None
+    return name if abs(compactness / expected - 1) <= COMPACTNESS_TOLERANCE else None
 
 
 def palette_distance() -> float:

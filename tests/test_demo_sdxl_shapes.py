@@ -74,7 +74,7 @@ def test_the_judge_names_drawn_pictures_right() -> None:
     assert right / len(chosen) >= 0.99
 
 
-@pytest.mark.parametrize("kind", ["flat", "noise", "ellipse", "half"])
+@pytest.mark.parametrize("kind", ["flat", "noise", "ellipse", "half", "pentagon", "bar", "ring", "two"])
 def test_the_judge_names_no_shape_where_none_of_the_four_is(kind: str) -> None:
     picture = np.full((128, 128, 3), shapes.PALETTE["white"], np.uint8)
     y, x = np.mgrid[:128, :128] - 64
@@ -84,6 +84,16 @@ def test_the_judge_names_no_shape_where_none_of_the_four_is(kind: str) -> None:
         picture[(x / 50) ** 2 + (y / 15) ** 2 < 1] = shapes.PALETTE["red"]
     elif kind == "half":
         picture[(x**2 + y**2 < 40**2) & (x > 0)] = shapes.PALETTE["red"]
+    elif kind == "pentagon":
+        spokes = np.deg2rad(np.arange(5) * 72 - 90)
+        sides = [x * np.cos(angle + np.pi / 5) + y * np.sin(angle + np.pi / 5) < 32 for angle in spokes]
+        picture[np.logical_and.reduce(sides)] = shapes.PALETTE["red"]
+    elif kind == "bar":
+        picture[(abs(x) < 40) & (abs(y) < 20)] = shapes.PALETTE["red"]
+    elif kind == "ring":
+        picture[(x**2 + y**2 < 40**2) & (x**2 + y**2 > 25**2)] = shapes.PALETTE["red"]
+    elif kind == "two":
+        picture[((x - 18) ** 2 + y**2 < 20**2) | ((x + 18) ** 2 + y**2 < 20**2)] = shapes.PALETTE["red"]
     assert judge.observe(picture).shape is None
 
 
