@@ -134,6 +134,7 @@ def fit(
     started = time.monotonic() - seconds
     saved = time.monotonic()
     sums: dict[str, float] = {}
+    counted = 0
     for step in range(first, schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
@@ -149,13 +150,14 @@ def fit(
             continue
         average.update(module, step)
         for key, value in {"loss": float(loss.detach()), **figures}.items():
-            sums[key] = sums.get(key, 0.0) + value / LOG_EVERY_STEPS
+            sums[key] = sums.get(key, 0.0) + value
+        counted += 1
         if (step + 1) % LOG_EVERY_STEPS == 0:
-            told = "  ".join(f"{key} {value:.5f}" for key, value in sums.items())
+            told = "  ".join(f"{key} {value / counted:.5f}" for key, value in sums.items())
             print(
                 f"{name} {step + 1}/{schedule.steps}  {time.monotonic() - started:.0f} s  {told}", flush=True
             )
-            sums = {}
+            sums, counted = {}, 0
         if time.monotonic() - saved > CHECKPOINT_EVERY_S or step + 1 == schedule.steps:
             part = checkpoint.with_suffix(".part")
             torch.save(
