@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.harness import Installation, until
-from support.jobs import payload
+from support.jobs import element, payload
 
 import workers.pipeline
 from shared.errors import GenerationFailed, JobError, NodeFault, OutOfMemory
 from shared.plan import Plan
 from shared.progress import StepProgress, read_progress
+from shared.queue import Lease
+from shared.storage import FolderStorage
 from workers.encode import EncodedSample, encode_sample
 from workers.engines.fake import FakeEngine
 from workers.scratch import Scratch
@@ -185,8 +187,6 @@ def test_invalid_refused_and_cancelled_jobs_are_no_node_faults(installation: Ins
 
 
 def test_a_job_is_given_up_after_three_deaths_of_its_own(installation: Installation) -> None:
-    from shared.queue import Lease
-
     document = payload()
     raw = json.dumps(document).encode()
     installation.client.hset("{sdxl_queue}:deliveries", Lease(raw, "w").sha, "4:3")
@@ -196,6 +196,31 @@ def test_a_job_is_given_up_after_three_deaths_of_its_own(installation: Installat
     ((_, entry),) = installation.client.xrange("{sdxl_queue}:dead")
     assert entry[b"raw"] == raw
     assert entry[b"terminal"] == b"1"
+
+
+def test_a_marked_job_begins_only_once_nothing_is_beside_it(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploading, release = threading.Event(), threading.Event()
+    upload = FolderStorage.upload
+
+    def slow(self: FolderStorage, *arguments: Any) -> None:
+        uploading.set()
+        release.wait(20)
+        upload(self, *arguments)
+
+    marked = element(payload("marked"))
+    installation.client.hset("{sdxl_queue}:deliveries", Lease(marked, "w").sha, "1:0")
+    engine = installation.engine = FakeEngine()
+    with installation.serving() as built, monkeypatch.context() as patch:
+        patch.setattr(FolderStorage, "upload", slow)
+        installation.push(payload("a"), marked)
+        assert uploading.wait(20)
+        until(lambda: any(held.marked for held in built.pipeline._hands.all()))
+        assert [plan.job_id for plan in engine.plans] == ["a"]
+        release.set()
+        assert installation.terminal("marked").status == "completed"
+    assert [plan.job_id for plan in engine.plans] == ["a", "marked"]
 
 
 def test_a_stopping_worker_returns_the_job_that_would_take_too_long(installation: Installation) -> None:

@@ -182,14 +182,13 @@ class Pipeline:
         """Files of what was generated; None when the job ended here, or had ended on the device."""
         prepared, plan = generated.prepared, generated.prepared.plan
         current_job.set(plan.job_id)
-        # Here and not on the main thread: writing to a log may wait, and the device with it.
-        log.info(
-            "generated", extra={"seconds": round(generated.generate_s, 3), "jobs": generated.jobs_in_pass}
-        )
         with self.ends.ended(prepared.held):
             prepared.held.check()
             if generated.failure is not None:
                 raise generated.failure
+            # Here and not on the main thread: writing to a log may wait, and the device with it.
+            told = {"seconds": round(generated.generate_s, 3), "jobs": generated.jobs_in_pass}
+            log.info("generated", extra=told)
             started = self._clock()
             self._content.check_samples(plan, generated.samples)
             return Encoded(generated, self._files(generated), self._clock() - started)

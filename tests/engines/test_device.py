@@ -260,15 +260,16 @@ def test_what_the_step_callback_raises_passes_libraries_that_catch_everything(er
     assert caught.value is error
 
 
-def test_running_out_of_memory_lets_go_of_the_failed_calls_tensors() -> None:
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError(), ValueError("a fault in the model")])
+def test_a_failed_call_lets_go_of_its_tensors_while_the_error_lives(failure: Exception) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 
     def call() -> None:
         tensor = torch.zeros(3)
         held.append(weakref.ref(tensor))
-        raise torch.OutOfMemoryError
+        raise failure
 
-    with pytest.raises(OutOfMemory) as caught, translated_errors():
+    with pytest.raises((OutOfMemory, GenerationFailed)) as caught, translated_errors():
         call()
     gc.collect()
     assert caught.value.__cause__ is not None

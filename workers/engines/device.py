@@ -264,11 +264,10 @@ def translated_errors(subject: str = "The picture") -> Iterator[None]:
         from_callback = carrier.error
     # Broad because the libraries raise anything: this is where their exceptions end.
     except Exception as error:
-        translated = _translate(error, subject)
-        if isinstance(translated, OutOfMemory):
-            # The frames of the failed call hold its tensors, which a second try with less needs back.
-            traceback.clear_frames(error.__traceback__)
-        raise translated from error
+        # The frames of the failed call hold its tensors, which a second try with less, or the next job, needs
+        # back while somebody still looks at the error.
+        traceback.clear_frames(error.__traceback__)
+        raise _translate(error, subject) from error
     if from_callback is not None:
         raise from_callback
 
