@@ -8,10 +8,11 @@ from typing import Any
 
 from benchmarks._race import Jobs, Laps, race
 from benchmarks._report import Cell, Figure, Section
-from benchmarks._world import payload, world
+from benchmarks._world import World, payload, world
 
 NETWORK_S = 0.03
 SIDE = 128
+STYLES = ("bare", "worker", "common")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ CASES = (
         {"width": SIDE, "height": SIDE, **_STEPS},
         1,
         6,
-        ("bare", "worker", "common"),
+        STYLES,
     ),
     Case(
         "SDXL, 6 pictures",
@@ -43,7 +44,7 @@ CASES = (
         {"width": SIDE, "height": SIDE, **_STEPS},
         6,
         3,
-        ("bare", "worker", "common"),
+        STYLES,
     ),
     # The common style of this comparison writes no videos.
     Case(
@@ -59,50 +60,52 @@ CASES = (
 
 
 def run(quick: bool) -> Section:
-    rounds = 1 if quick else 2
-    rows: list[tuple[Cell, ...]] = []
-    figures: list[Figure] = []
-    data: dict[str, dict[str, float]] = {}
+    cycles: dict[str, dict[str, float]] = {}
     with world(NETWORK_S) as surroundings:
-        contestants = {
-            engine: {
-                style: surroundings.contestant(style, engine)
-                for style in next(case.styles for case in CASES if case.engine == engine)
-            }
-            for engine in ("sdxl", "wan")
-        }
-        for case in CASES:
-            laps = {style: Laps() for style in case.styles}
-            for style in case.styles:  # The first job of a process pays for its imports.
-                race(surroundings, contestants[case.engine], {style: _jobs(case, f"{style}-warm-up", 1)})
-            for turn in range(rounds):
-                for style in case.styles:
-                    jobs = {style: _jobs(case, f"{style}-{turn}", case.jobs)}
-                    laps[style].add(race(surroundings, contestants[case.engine], jobs)[style])
-            cycles = {style: lap.cycle_s for style, lap in laps.items()}
-            rows.append(
-                (
-                    case.name,
-                    *(f"{cycles[style]:.2f}" if style in cycles else "" for style in CASES[0].styles),
-                    f"{cycles['worker'] / cycles['bare']:.3f}",
-                    f"{cycles['common'] / cycles['worker']:.2f}x" if "common" in cycles else "",
-                )
-            )
-            figures.append(
-                Figure(f"worker / bare loop, {case.name}", cycles["worker"] / cycles["bare"], None, "{:.3f}")
-            )
-            data[case.name] = cycles
+        for engine in dict.fromkeys(case.engine for case in CASES):
+            cycles |= _measure(surroundings, engine, rounds=1 if quick else 2)
+    rows: list[tuple[Cell, ...]] = [
+        (
+            name,
+            *(f"{of_case[style]:.2f}" if style in of_case else "" for style in STYLES),
+            f"{of_case['worker'] / of_case['bare']:.3f}",
+            f"{of_case['common'] / of_case['worker']:.2f}x" if "common" in of_case else "",
+        )
+        for name, of_case in cycles.items()
+    ]
     return Section(
         title="The worker and the bare loop with the demo checkpoints",
-        columns=("seconds a job", "bare", "worker", "common", "worker/bare", "common/worker"),
+        columns=("seconds a job", *STYLES, "worker/bare", "common/worker"),
         rows=tuple(rows),
-        figures=tuple(figures),
+        figures=tuple(
+            Figure(f"wall / bare loop, {name}", of_case["worker"] / of_case["bare"], None, "{:.3f}")
+            for name, of_case in cycles.items()
+        ),
         notes=(
             f"{SIDE}x{SIDE}, {_STEPS['sample_steps']} steps, torch on one thread,"
             f" {1000 * NETWORK_S:.0f} ms before every answer; the styles take turns.",
         ),
-        data={"cycle_s": data},
+        data={"cycle_s": cycles},
     )
+
+
+def _measure(surroundings: World, engine: str, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds from one job's start to the next one's, by case and style; all cases share the processes."""
+    cases = [case for case in CASES if case.engine == engine]
+    contestants = {style: surroundings.contestant(style, engine) for style in cases[0].styles}
+    laps = {case.name: {style: Laps() for style in case.styles} for case in cases}
+    for case in cases:
+        for turn in range(-1, rounds):  # One job first, as the first of a process pays for its imports.
+            for style in case.styles:
+                count = 1 if turn < 0 else case.jobs
+                jobs = {style: _jobs(case, f"{style}-{turn + 1}", count)}
+                laps[case.name][style].add(race(surroundings, contestants, jobs)[style])
+    for contestant in contestants.values():
+        contestant.stop()
+    return {
+        name: {style: of_style.cycle_s for style, of_style in of_case.items()}
+        for name, of_case in laps.items()
+    }
 
 
 def _jobs(case: Case, rest: str, count: int) -> Jobs:
