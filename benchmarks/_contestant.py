@@ -129,6 +129,4 @@ def _bare_loop(engine: Engine, plan_of: Callable[[bytes], Plan], redis_url: str,
 
 
 if __name__ == "__main__":
-    # The readers of the output go away first when a measurement is broken off.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.exit(main(*sys.argv[1:]))

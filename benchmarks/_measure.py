@@ -12,15 +12,19 @@ from pathlib import Path
 from types import TracebackType
 
 GIB = 2**30
-_STATUS = Path("/proc/self/status")
 
 
 def private_bytes() -> int:
     """RssAnon of this process: memory of its own, without pages of mapped files."""
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("RssAnon:"):
+    return status_bytes("RssAnon")
+
+
+def status_bytes(field: str, process: int | str = "self") -> int:
+    """A size in /proc/<process>/status (proc(5)): VmRSS, VmHWM, RssAnon."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise OSError("the kernel reports no RssAnon; it takes Linux 4.5 or newer")
+    raise OSError(f"the kernel reports no {field}; it takes Linux 4.5 or newer")
 
 
 @dataclass(frozen=True, slots=True)

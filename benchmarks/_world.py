@@ -19,6 +19,7 @@ from typing import IO, Any, TypeVar
 import redis
 
 from benchmarks._engines import Span, Take
+from benchmarks._measure import status_bytes
 from shared.local_valkey import local_valkey
 
 ROOT = Path(__file__).parents[1]
@@ -92,10 +93,7 @@ class Contestant:
         return "\n".join(self._log.read_text().splitlines()[-20:])
 
     def resident_bytes(self) -> int:
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise OSError("the kernel reports no VmRSS")
+        return status_bytes("VmRSS", self.process.pid)
 
 
 class World:
