@@ -38,7 +38,7 @@ AREAS = {"circle": np.pi, "triangle": 1.299, "square": 2.0, "star": 1.3226}
 
 @dataclass(frozen=True)
 class Observation:
-    """What is seen. `shape`, `colour` and `size` are None where no clear shape is."""
+    """What is seen. `shape`, `colour`, `size` and `centre` are None where no clear shape is."""
 
     background: str
     colour: str | None
@@ -47,6 +47,8 @@ class Observation:
     # Distances in CIELAB from the palette's colours of these names.
     background_error: float
     colour_error: float
+    # Centroid of the shape, (x, y) in pixels.
+    centre: tuple[float, float] | None = None
 
 
 def to_lab(rgb: NDArray[np.generic]) -> Array:
@@ -87,7 +89,9 @@ def observe(picture: Pixels) -> Observation:
     if shape is not None:
         radius = float(np.sqrt(region.sum() / AREAS[shape])) / min(region.shape)
         size = "small" if radius < SMALL_BELOW else "large"
-    return Observation(background, colour, shape, size, background_error, colour_error)
+    rows, columns = np.nonzero(region)
+    centre = (float(columns.mean()), float(rows.mean()))
+    return Observation(background, colour, shape, size, background_error, colour_error, centre)
 
 
 def _region(lab: Array, ground: Array) -> Mask | None:

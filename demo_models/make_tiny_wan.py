@@ -8,6 +8,7 @@ One machine and one version of the libraries always write the same bytes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,13 @@ compression style painting
 """
 
 
-def build_tokenizer() -> T5Tokenizer:
-    """A unigram tokenizer over ASCII in T5's arrangement: <pad> 0, </s> 1, <unk> 2."""
+def build_tokenizer(words: Iterable[str] = ()) -> T5Tokenizer:
+    """A unigram tokenizer over ASCII in T5's arrangement: <pad> 0, </s> 1, <unk> 2.
+
+    `words` are pieces of their own beside those of the corpus.
+    """
     characters = [chr(code) for code in range(33, 127)]
-    words = sorted(set(CORPUS.split()))
+    words = sorted({*CORPUS.split(), *words})
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -8.0)]
     vocabulary += [(character, -8.0) for character in characters]
     vocabulary += [("\u2581" + word, -6.0) for word in words]

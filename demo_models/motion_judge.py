@@ -1,0 +1,72 @@
+"""What a clip of the moving world shows, by plain image analysis of its frames (see `judge`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demo_models import judge, motions
+
+Clip = NDArray[np.uint8]
+"""Shape (frames, height, width, 3), RGB."""
+
+# Shares of the side along which a shape moves: below the first it stands still, from the second on it moves.
+# The drawn ways are 0 and at least 0.27.
+STILL_BELOW = 0.08
+MOVES_FROM = 0.14
+# A way is in one direction where it is this many times as long as across it.
+STRAIGHT = 2.0
+
+
+@dataclass(frozen=True)
+class ClipObservation:
+    """What is seen in most frames, and how it moves. None where it is not clear."""
+
+    background: str
+    colour: str | None
+    shape: str | None
+    motion: str | None
+    # Greatest step of the shape's centroid between two frames, over the frame's shorter side; infinite where
+    # the shape is missing in a frame.
+    greatest_step: float
+
+
+def observe(clip: Clip) -> ClipObservation:
+    """Judge a clip (frames, height, width, 3), which may be a single frame."""
+    seen = [judge.observe(frame) for frame in clip]
+    height, width = clip.shape[1:3]
+    centres = np.array([frame.centre for frame in seen if frame.centre is not None])
+    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1) if len(centres) > 1 else np.zeros(1)
+    return ClipObservation(
+        background=str(_most_common(frame.background for frame in seen)),
+        colour=_most_common(frame.colour for frame in seen),
+        shape=_most_common(frame.shape for frame in seen),
+        motion=name_motion(centres / (width, height)) if len(centres) > 1 else None,
+        greatest_step=float(steps.max()) / min(width, height) if len(centres) == len(clip) else np.inf,
+    )
+
+
+def _most_common(names: Iterable[str | None]) -> str | None:
+    return Counter(names).most_common(1)[0][0]
+
+
+def name_motion(centres: NDArray[np.float64]) -> str | None:
+    """The motion of centroids (frames, 2), given as shares of width and height.
+
+    The way is that of the straight line fitted to them over time.
+    """
+    time = np.linspace(-0.5, 0.5, len(centres))
+    way = time @ centres / (time @ time)
+    along = int(np.argmax(np.abs(way)))
+    length, across = abs(way[along]), abs(way[1 - along])
+    if length < STILL_BELOW:
+        return "standing still"
+    if length < MOVES_FROM or length < STRAIGHT * across:
+        return None
+    direction = [0, 0]
+    direction[along] = int(np.sign(way[along]))
+    return next(name for name, vector in motions.MOTIONS.items() if vector == tuple(direction))
