@@ -8,7 +8,7 @@ rotational symmetry (3, 4 or 5 corners, or none) and has to agree with how compa
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ AREAS = {"circle": np.pi, "triangle": 1.299, "square": 2.0, "star": 1.3226}
 
 @dataclass(frozen=True)
 class Observation:
-    """What is seen. `shape`, `colour`, `size` and `centre` are None where no clear shape is."""
+    """What is seen. `shape`, `colour`, `size` and `region` are None where no clear shape is."""
 
     background: str
     colour: str | None
@@ -47,8 +47,8 @@ class Observation:
     # Distances in CIELAB from the palette's colours of these names.
     background_error: float
     colour_error: float
-    # Centroid of the shape, (x, y) in pixels.
-    centre: tuple[float, float] | None = None
+    # The shape's pixels.
+    region: Mask | None = field(default=None, repr=False, compare=False)
 
 
 def to_lab(rgb: NDArray[np.generic]) -> Array:
@@ -89,9 +89,7 @@ def observe(picture: Pixels) -> Observation:
     if shape is not None:
         radius = float(np.sqrt(region.sum() / AREAS[shape])) / min(region.shape)
         size = "small" if radius < SMALL_BELOW else "large"
-    rows, columns = np.nonzero(region)
-    centre = (float(columns.mean()), float(rows.mean()))
-    return Observation(background, colour, shape, size, background_error, colour_error, centre)
+    return Observation(background, colour, shape, size, background_error, colour_error, region)
 
 
 def _region(lab: Array, ground: Array) -> Mask | None:

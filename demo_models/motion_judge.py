@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from demo_models import judge, motions
+from demo_models import judge, motions, shapes
 
 Clip = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
@@ -20,6 +20,9 @@ STILL_BELOW = 0.08
 MOVES_FROM = 0.14
 # A way is in one direction where it is this many times as long as across it.
 STRAIGHT = 2.0
+# Intersection over union: a circle and a square of one area and centre have 0.83.
+OVERLAPS_FROM = 0.8
+CLEARLY_BETTER = 0.03
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,45 @@ def observe(clip: Clip) -> ClipObservation:
     """Judge a clip (frames, height, width, 3), which may be a single frame."""
     seen = [judge.observe(frame) for frame in clip]
     height, width = clip.shape[1:3]
-    centres = np.array([frame.centre for frame in seen if frame.centre is not None])
+    regions = [frame.region for frame in seen if frame.region is not None]
+    centres = np.array([_centre(region) for region in regions])
     steps = np.linalg.norm(np.diff(centres, axis=0), axis=1) if len(centres) > 1 else np.zeros(1)
     return ClipObservation(
         background=str(_most_common(frame.background for frame in seen)),
         colour=_most_common(frame.colour for frame in seen),
-        shape=_most_common(frame.shape for frame in seen),
+        shape=_most_common(name_shape(region) for region in regions),
         motion=name_motion(centres / (width, height)) if len(centres) > 1 else None,
         greatest_step=float(steps.max()) / min(width, height) if len(centres) == len(clip) else np.inf,
     )
 
 
+def _centre(region: judge.Mask) -> tuple[float, float]:
+    """Centroid (x, y) in pixels."""
+    rows, columns = np.nonzero(region)
+    return float(columns.mean()), float(rows.mean())
+
+
+def name_shape(region: judge.Mask) -> str | None:
+    """The shape that overlaps a region best, drawn upright with the region's area about its centroid.
+
+    All shapes of this world are upright, and at 64 pixels a corner is a matter of two or three of them, so
+    overlap tells more than corners do. None where nothing overlaps well, or two shapes do alike.
+    """
+    x, y = _centre(region)
+    height, width = region.shape
+    overlaps = {}
+    for shape in motions.SHAPES:
+        place = shapes.Placement(x + 0.5, y + 0.5, float(np.sqrt(region.sum() / judge.AREAS[shape])))
+        ideal = shapes.coverage(shape, place, width, height) >= 0.5
+        overlaps[shape] = float((region & ideal).sum() / (region | ideal).sum())
+    best, second = sorted(overlaps, key=overlaps.__getitem__, reverse=True)[:2]
+    clear = overlaps[best] >= OVERLAPS_FROM and overlaps[best] - overlaps[second] >= CLEARLY_BETTER
+    return best if clear else None
+
+
 def _most_common(names: Iterable[str | None]) -> str | None:
-    return Counter(names).most_common(1)[0][0]
+    counted = Counter(names).most_common(1)
+    return counted[0][0] if counted else None
 
 
 def name_motion(centres: NDArray[np.float64]) -> str | None:
