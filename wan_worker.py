@@ -36,7 +36,7 @@ KIND = Kind(
     family=WAN,
     model_variable="WAN_MODEL",
     make_engine=make_engine,
-    demo_model=Path(__file__).parent / "demo_models" / "wan-tiny",
+    demo_model=Path(__file__).parent / "demo_models" / "wan-shapes",
     import_libraries=import_for_wan,
 )
 

@@ -31,7 +31,7 @@ from shared.local_valkey import free_port, local_valkey
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = Path("demo_output") / "up"
-MODELS: Final = {"SDXL_MODEL": "sdxl-shapes", "WAN_MODEL": "wan-tiny"}
+MODELS: Final = {"SDXL_MODEL": "sdxl-shapes", "WAN_MODEL": "wan-shapes"}
 
 EXIT_NODE_FAULT: Final = 70
 """A worker that ends with it has made its own pause already."""

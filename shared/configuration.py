@@ -97,7 +97,10 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting(
         "LOG_LEVEL", "INFO", "least level logged"
     )
-    demo_size: int = setting("DEMO_SIZE", 128, "side of the demo's pictures, pixels", ge=64, le=1024)
+    demo_size: int = setting("DEMO_SIZE", 128, "side of the demo's SDXL pictures, pixels", ge=64, le=1024)
+    demo_wan_size: int = setting(
+        "DEMO_WAN_SIZE", 64, "side of what the demo makes with WAN, pixels", ge=64, le=1024
+    )
     demo_frames: int = setting("DEMO_FRAMES", 17, "frames of the demo's video", ge=1, le=161)
 
     @property

@@ -190,7 +190,7 @@ def _sdxl_jobs(settings: Settings, prompt: str | None) -> list[dict[str, Any]]:
 
 
 def _wan_jobs(settings: Settings, prompt: str | None) -> list[dict[str, Any]]:
-    size = settings.demo_size
+    size = settings.demo_wan_size
     config: dict[str, Any] = {
         "size": f"{size}*{size}",
         "sample_steps": 25,
