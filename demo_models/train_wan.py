@@ -68,29 +68,63 @@ KL_WEIGHT = 3e-5
 
 # (frames, width, height)
 Kind = tuple[int, int, int]
+WHOLE: Kind = (17, 64, 64)
 # Clips in the latent cache.
 CLIPS: dict[Kind, int] = {
-    (17, 64, 64): 1500,
+    WHOLE: 3600,
     (1, 64, 64): 3000,
     (33, 64, 64): 165,
     (81, 64, 64): 165,
     (17, 96, 64): 240,
 }
-# What the steps are made of, in turn: clips of one kind, as many as cost about the same.
-TURNS: tuple[tuple[Kind, int], ...] = (
-    ((17, 64, 64), 22),
-    ((1, 64, 64), 64),
-    ((17, 64, 64), 22),
-    ((81, 64, 64), 5),
-    ((17, 64, 64), 22),
-    ((1, 64, 64), 64),
-    ((17, 96, 64), 14),
-    ((17, 64, 64), 22),
-    ((33, 64, 64), 12),
+
+
+@dataclass(frozen=True)
+class TransformerPart:
+    """A descent of the transformer; a step takes clips of one kind, the kinds in turn, of about equal cost.
+
+    `turns` are (kind, clips). Uniform noise levels are raised to `noisier` (1 or less) before the shift.
+    """
+
+    name: str
+    schedule: Schedule
+    turns: tuple[tuple[Kind, int], ...]
+    noisier: float
+
+
+# Colours and shapes first. Directions come last and need most: the transformer knows places only relative to
+# each other, and a clip's noise has to tell it where the edges are and which frame is the first.
+TRANSFORMER_PARTS = (
+    TransformerPart(
+        "transformer",
+        Schedule(3200, 3e-3, hold=0.6),
+        (
+            (WHOLE, 22),
+            ((1, 64, 64), 64),
+            (WHOLE, 22),
+            ((81, 64, 64), 5),
+            (WHOLE, 22),
+            ((1, 64, 64), 64),
+            ((17, 96, 64), 14),
+            (WHOLE, 22),
+            ((33, 64, 64), 12),
+        ),
+        noisier=1.0,
+    ),
+    TransformerPart(
+        "transformer-directions",
+        Schedule(2400, 2e-3, hold=0.35),
+        (
+            *((WHOLE, 24),) * 3,
+            ((1, 64, 64), 64),
+            *((WHOLE, 24),) * 3,
+            ((81, 64, 64), 5),
+            (WHOLE, 24),
+            ((17, 96, 64), 14),
+        ),
+        noisier=0.75,
+    ),
 )
-TRANSFORMER_STEPS = 2500
-TRANSFORMER_RATE = 3e-3
-TRANSFORMER_HOLD = 0.6
 SHIFT = 5.0
 TEXT_LENGTH = 512
 TEXT_WIDTH = 96
@@ -455,13 +489,15 @@ def train_transformer() -> None:
     shown = {kind: _scenes_shown(kind) for kind in CLIPS}
     denoiser = Denoiser()
 
-    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        rng = np.random.default_rng([SEED, 3, step])
-        kind, count = TURNS[step % len(TURNS)]
+    def loss_at(step: int, number: int) -> tuple[torch.Tensor, dict[str, float]]:
+        rng = np.random.default_rng([SEED, 3 + number, step])
+        part = TRANSFORMER_PARTS[number]
+        kind, count = part.turns[step % len(part.turns)]
         chosen = rng.integers(CLIPS[kind], size=count)
         texts = [motion_captions.vary(scenes[shown[kind][k]], rng) for k in chosen]
         clean = latents[kind][chosen].float()
         uniform = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count).float()
+        uniform = uniform**part.noisier
         sigmas = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
         sigma = sigmas[:, None, None, None, None]
         astray = _guidance_error(clean, sigma, rng)
@@ -471,18 +507,19 @@ def train_transformer() -> None:
         error = (denoiser(noisy, sigmas, texts) - target).square().mean((1, 2, 3, 4))
         return error.mean(), {"noisiest quarter": float(error.detach()[uniform > 0.75].mean())}
 
-    schedule = Schedule(TRANSFORMER_STEPS, TRANSFORMER_RATE, warmup=100, hold=TRANSFORMER_HOLD)
-    seconds = fit(
-        "transformer",
-        denoiser,
-        schedule,
-        loss_at,
-        WORK,
-        seed=SEED,
-        average_decay=0.996,
-        weight_decay=0.02,
-        optimize=split_by_shape,
-    )
+    seconds = 0.0
+    for number, part in enumerate(TRANSFORMER_PARTS):
+        seconds += fit(
+            part.name,
+            denoiser,
+            part.schedule,
+            functools.partial(loss_at, number=number),
+            WORK,
+            seed=SEED + number,
+            average_decay=0.996,
+            weight_decay=0.02,
+            optimize=split_by_shape,
+        )
     print(f"transformer: {seconds:.0f} s")
     torch.save(denoiser.state_dict(), WORK / "transformer-final.pt")
 

@@ -46,7 +46,8 @@ class Config(BaseModel):
     """`demo`: there is one user without a token, and what is made is small."""
 
     demo: bool
-    demo_size: int = Field(description="pixels, both sides")
+    demo_size: int = Field(description="pixels, both sides, of SDXL's pictures")
+    demo_wan_size: int = Field(description="the same of what WAN makes")
     demo_frames: int
     job_types: list[JobType]
 
@@ -58,6 +59,7 @@ async def config(parts: GivenParts) -> Config:
     return Config(
         demo=settings.demo,
         demo_size=settings.demo_size,
+        demo_wan_size=settings.demo_wan_size,
         demo_frames=settings.demo_frames,
         job_types=[
             JobType(

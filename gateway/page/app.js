@@ -51,7 +51,7 @@ async function start() {
   const config = await api.config();
   part("mode").hidden = !config.demo;
   part("mode").textContent =
-    `Demo on this machine: pictures are ${config.demo_size} × ${config.demo_size} pixels, videos have ${config.demo_frames} frames.`;
+    `Demo on this machine: SDXL draws ${config.demo_size} × ${config.demo_size} pixels, WAN ${config.demo_wan_size} × ${config.demo_wan_size}, videos have ${config.demo_frames} frames.`;
   composer = new Composer(config, (job) => {
     const { prompt, num_images } = job.metadata;
     show({ ...job, prompt, num_images, created_at: new Date().toISOString() }, true);

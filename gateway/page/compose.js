@@ -106,11 +106,12 @@ export class Composer {
     const type = this.#type;
     pictures.hidden = type.medium === "video";
     document.getElementById("worker-enhances").hidden = type.family !== "wan";
-    const { demo, demo_size, demo_frames } = this.#config;
+    const { demo, demo_size, demo_wan_size, demo_frames } = this.#config;
+    const side = type.family === "wan" ? demo_wan_size : demo_size;
     const frames = type.medium === "video" ? `, ${demo_frames} frames` : "";
     const credits = type.credits * this.#count(type);
     summary.textContent = demo
-      ? `Demo: ${demo_size} × ${demo_size} pixels${frames}.`
+      ? `Demo: ${side} × ${side} pixels${frames}.`
       : `${credits} ${credits === 1 ? "credit" : "credits"}. About ${type.expected_seconds} s once a worker begins.`;
   }
 

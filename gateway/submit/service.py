@@ -48,7 +48,7 @@ def submit(parts: Parts, user_id: str, request: QueueJobRequest, idempotency_key
         identity,
         negative_prompt=_negative_prompt(parts, request.metadata, preset),
         credits=credits,
-        limits=_limits(parts),
+        limits=_limits(parts, preset),
     )
     attempt = Attempt(request, order, credits, idempotency_key, _hash(request))
     allowance = Allowance(parts.settings.max_waiting_jobs, parts.settings.credits_granted)
@@ -104,11 +104,12 @@ def _negative_prompt(parts: Parts, asked: JobMetadata, preset: Preset) -> str | 
     return generate_negative_prompt(asked.prompt, parts.sdxl_window, asked.negative_prompt).text
 
 
-def _limits(parts: Parts) -> Limits:
+def _limits(parts: Parts, preset: Preset) -> Limits:
     settings = parts.settings
+    size = settings.demo_size if preset.family is SDXL else settings.demo_wan_size
     return Limits(
         settings.output_buckets,
-        settings.demo_size if settings.demo else None,
+        size if settings.demo else None,
         settings.demo_frames if settings.demo else None,
     )
 

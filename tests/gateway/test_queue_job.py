@@ -273,12 +273,14 @@ def test_where_workers_pop_on_the_left_jobs_are_pushed_on_the_right(
 def test_the_demo_makes_small_pictures_and_short_videos(
     sqlite_url: str, redis_url: str, valkey: Any, tmp_path: Path
 ) -> None:
-    settings = gateway_settings(redis_url, sqlite_url, tmp_path, DEMO=True, DEMO_SIZE=96, DEMO_FRAMES=9)
+    small: dict[str, Any] = {"DEMO_SIZE": 96, "DEMO_WAN_SIZE": 80, "DEMO_FRAMES": 9}
+    settings = gateway_settings(redis_url, sqlite_url, tmp_path, DEMO=True, **small)
     with TestClient(create_app(settings), base_url="http://localhost", client=LOCAL) as client:
         submit(client, request("video_fast"))
         submit(client, request("sdxl_image_fast", size="128*128"))
+        submit(client, request("sdxl_image_fast"))
     shown = [(payload["config"]["size"], payload["config"]["frame_num"]) for payload in queued(valkey)]
-    assert shown == [("128*128", 1), ("96*96", 9)]
+    assert shown == [("128*128", 1), ("96*96", 1), ("80*80", 9)]
 
 
 # --- what is refused
