@@ -1,4 +1,4 @@
-"""Measure a demo checkpoint by plain image analysis: `python demo_models/evaluate.py sdxl [--quick]`.
+"""Measure a demo checkpoint by plain image analysis: `python demo_models/evaluate.py sdxl|wan [--quick]`.
 
 Every figure comes from fixed seeds through diffusers' own pipeline. Exit status 1 below a bar.
 """
@@ -23,7 +23,8 @@ if __package__ in (None, ""):
     # Run as a script: the checkout's root is not on the path.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo_models import judge, shapes
+from demo_models import evaluate_wan, judge, shapes
+from demo_models.bars import Bar, report
 from demo_models.shapes import Scene
 
 HERE = Path(__file__).parent
@@ -41,27 +42,6 @@ class Sampling:
     width: int = 128
     height: int = 128
     negative: str = ""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A figure with the value it must reach."""
-
-    name: str
-    value: float
-    least: float | None = None
-    most: float | None = None
-
-    @property
-    def met(self) -> bool:
-        return (self.least is None or self.value >= self.least) and (
-            self.most is None or self.value <= self.most
-        )
-
-    def __str__(self) -> str:
-        bound = f"  (bar: >= {self.least:g})" if self.least is not None else ""
-        bound = f"  (bar: <= {self.most:g})" if self.most is not None else bound
-        return f"{self.name:<64} {self.value:.4g}{bound}{'' if self.met else '  MISSED'}"
 
 
 @dataclass(frozen=True)
@@ -283,20 +263,24 @@ def main() -> int:
     sdxl.add_argument("--quick", action="store_true", help="24 captions, under 50 s on two cores")
     sdxl.add_argument("--count", type=int, default=len(shapes.scenes()), help="captions of the full run")
     sdxl.add_argument("--show", type=Path, help="write a sheet of 40 samples to this PNG")
-    sdxl.add_argument("--threads", type=int, default=2)
+    wan = kinds.add_parser("wan", help="the video checkpoint")
+    wan.add_argument("--checkpoint", type=Path, default=HERE / "wan-shapes", help="diffusers folder")
+    wan.add_argument("--quick", action="store_true", help="20 captions, under a minute on two cores")
+    wan.add_argument("--count", type=int, default=150, help="captions of the full run")
+    wan.add_argument("--show", type=Path, help="write three frames each of 24 clips to this PNG")
+    for kind in (sdxl, wan):
+        kind.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
-    pipeline = load_sdxl(arguments.checkpoint)
-    bars = (
-        evaluate_sdxl_quick(pipeline)
-        if arguments.quick
-        else evaluate_sdxl_full(pipeline, arguments.count, arguments.show)
-    )
-    print("\n".join(str(bar) for bar in bars))
-    print(f"{sum(bar.met for bar in bars)} of {len(bars)} bars met in {time.monotonic() - started:.0f} s")
-    return 0 if all(bar.met for bar in bars) else 1
+    if arguments.kind == "sdxl":
+        load, quick, full = load_sdxl, evaluate_sdxl_quick, evaluate_sdxl_full
+    else:
+        load, quick, full = evaluate_wan.load_wan, evaluate_wan.evaluate_quick, evaluate_wan.evaluate_full
+    pipeline = load(arguments.checkpoint)
+    bars = quick(pipeline) if arguments.quick else full(pipeline, arguments.count, arguments.show)
+    return 0 if report(bars, time.monotonic() - started) else 1
 
 
 if __name__ == "__main__":

@@ -184,6 +184,6 @@ def _mean(figures: Accuracy) -> float:
 
 def save_sheet(clips: Sequence[Clip], path: Path, columns: int = 4) -> None:
     """Clips of one size, first, middle and last frame of each side by side, as one PNG."""
-    strips = [np.hstack(clip[[0, len(clip) // 2, -1]]) for clip in clips]
+    strips = [np.hstack([clip[0], clip[len(clip) // 2], clip[-1]]) for clip in clips]
     rows = [np.hstack(strips[first : first + columns]) for first in range(0, len(strips), columns)]
     Image.fromarray(np.vstack([row for row in rows if row.shape == rows[0].shape])).save(path)

@@ -76,8 +76,8 @@ def _reworded(scene: MovingScene, rng: np.random.Generator) -> str:
 
 def _partial(scene: MovingScene, rng: np.random.Generator) -> str:
     """One or two parts of the caption, alone or within a list of meaningless terms."""
-    parts = (scene.colour, scene.colour, scene.shape, scene.motion, scene.motion)
-    parts += (f"{scene.colour} {scene.shape}", f"{scene.background} background")
+    parts = [scene.colour, scene.colour, scene.shape, scene.motion, scene.motion]
+    parts += [f"{scene.colour} {scene.shape}", f"{scene.background} background"]
     chosen = {_one(parts, rng) for _ in range(1 if rng.random() < 0.7 else 2)}
     form = rng.random()
     if form < 0.4:

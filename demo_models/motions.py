@@ -86,7 +86,7 @@ def choose_path(motion: str, width: int, height: int, rng: np.random.Generator) 
         start = float(rng.uniform(room + max(0.0, -way), side - room - max(0.0, way)))
         first.append(start)
         last.append(start + way)
-    return Path(Placement(*first, radius), Placement(*last, radius))
+    return Path(Placement(first[0], first[1], radius), Placement(last[0], last[1], radius))
 
 
 def paint(

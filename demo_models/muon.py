@@ -28,7 +28,7 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
 
     In bfloat16, as the result is rough anyway (its singular values lie between 0.7 and 1.2).
     """
-    x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
+    x: torch.Tensor = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
@@ -102,3 +102,17 @@ class Muon(torch.optim.Optimizer):
             if name not in state:
                 state[name] = torch.zeros_like(value)
         return state
+
+
+# Parts of names of weights that are no maps between layers.
+_OUTER = ("norm", "table", "shared", "relative", "conv_in", "conv_out", "proj_out")
+
+
+def muon(module: torch.nn.Module, rate: float, weight_decay: float) -> Muon:
+    """Muon for the weights between layers, AdamW for embeddings, biases, norms and the outermost layers."""
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, value in module.named_parameters():
+        inner = value.ndim > 1 and not any(part in name for part in _OUTER)
+        (matrices if inner else others).append(value)
+    return Muon(matrices, others, rate, weight_decay)

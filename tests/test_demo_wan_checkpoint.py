@@ -135,9 +135,9 @@ def test_the_padding_of_a_prompt_counts_in_training_as_it_does_in_the_pipeline()
     from diffusers import WanPipeline
     from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-    from demo_models import train_wan
+    from demo_models import wan_models
 
-    denoiser = train_wan.Denoiser().eval()
+    denoiser = wan_models.Denoiser().eval()
     torch.nn.init.normal_(denoiser.transformer.proj_out.weight, std=0.05)
     texts = [SCENES[0].caption, "", QUALITY_NEGATIVES]
     latents, sigmas = torch.randn(3, 16, 2, 4, 4), torch.tensor([0.9, 0.5, 0.99])
@@ -145,7 +145,7 @@ def test_the_padding_of_a_prompt_counts_in_training_as_it_does_in_the_pipeline()
         trained = denoiser(latents, sigmas, texts)
         for block in denoiser.transformer.blocks:
             block.attn2.set_processor(WanAttnProcessor())
-        tokenizer = train_wan.build_tokenizer(motion_captions.WORDS)
+        tokenizer = wan_models.build_tokenizer()
         encoder = WanPipeline(tokenizer, denoiser.text_encoder, vae=None, scheduler=None)
         states, _ = encoder.encode_prompt(texts, do_classifier_free_guidance=False, max_sequence_length=512)
         served = denoiser.transformer(latents, 1000 * sigmas, states).sample
