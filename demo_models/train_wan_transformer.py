@@ -61,6 +61,19 @@ PARTS = (
         ),
         noisier=0.75,
     ),
+    Part(
+        "transformer-polish",
+        Schedule(1800, 2e-3, hold=0.25),
+        (
+            *((WHOLE, 26),) * 4,
+            ((1, 64, 64), 64),
+            *((WHOLE, 26),) * 2,
+            ((81, 64, 64), 5),
+            *((WHOLE, 26),) * 2,
+            ((17, 96, 64), 14),
+        ),
+        noisier=0.9,
+    ),
 )
 
 
