@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,7 @@ def observe(clip: Clip) -> ClipObservation:
     return ClipObservation(
         background=str(_most_common(frame.background for frame in seen)),
         colour=_most_common(frame.colour for frame in seen),
-        shape=_most_common(name_shape(region) for region in regions),
+        shape=name_shape(regions),
         motion=name_motion(centres / (width, height)) if len(centres) > 1 else None,
         greatest_step=float(steps.max()) / min(width, height) if len(centres) == len(clip) else np.inf,
     )
@@ -60,27 +60,34 @@ def _centre(region: judge.Mask) -> tuple[float, float]:
     return float(columns.mean()), float(rows.mean())
 
 
-def name_shape(region: judge.Mask) -> str | None:
-    """The shape that overlaps a region best, drawn upright with the region's area about its centroid.
+def name_shape(regions: Sequence[judge.Mask]) -> str | None:
+    """The shape that overlaps a shape's regions in the frames best.
 
-    All shapes of this world are upright, and at 64 pixels a corner is a matter of two or three of them, so
-    overlap tells more than corners do. None where nothing overlaps well, or two shapes do alike.
+    Each ideal is drawn upright with a region's area about its centroid: all shapes of this world are upright,
+    and at 64 pixels a corner is a matter of two or three of them, so overlap tells more than corners do. None
+    where nothing overlaps well on average, or two shapes do alike.
     """
-    x, y = _centre(region)
-    height, width = region.shape
-    overlaps = {}
-    for shape in motions.SHAPES:
-        place = shapes.Placement(x + 0.5, y + 0.5, float(np.sqrt(region.sum() / judge.AREAS[shape])))
-        ideal = shapes.coverage(shape, place, width, height) >= 0.5
-        overlaps[shape] = float((region & ideal).sum() / (region | ideal).sum())
+    if not regions:
+        return None
+    overlaps = {
+        shape: float(np.mean([_overlap(region, shape) for region in regions])) for shape in motions.SHAPES
+    }
     best, second = sorted(overlaps, key=overlaps.__getitem__, reverse=True)[:2]
     clear = overlaps[best] >= OVERLAPS_FROM and overlaps[best] - overlaps[second] >= CLEARLY_BETTER
     return best if clear else None
 
 
+def _overlap(region: judge.Mask, shape: str) -> float:
+    """Intersection over union of a region with the ideal shape."""
+    x, y = _centre(region)
+    height, width = region.shape
+    place = shapes.Placement(x + 0.5, y + 0.5, float(np.sqrt(region.sum() / judge.AREAS[shape])))
+    ideal = shapes.coverage(shape, place, width, height) >= 0.5
+    return float((region & ideal).sum() / (region | ideal).sum())
+
+
 def _most_common(names: Iterable[str | None]) -> str | None:
-    counted = Counter(names).most_common(1)
-    return counted[0][0] if counted else None
+    return Counter(names).most_common(1)[0][0]
 
 
 def name_motion(centres: NDArray[np.float64]) -> str | None:

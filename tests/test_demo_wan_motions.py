@@ -112,10 +112,10 @@ def test_a_blurred_shape_is_still_named(shape: str) -> None:
     share = shapes.coverage(shape, shapes.Placement(31.3, 33.8, 16.2), 64, 64)
     padded = np.pad(share, 2, mode="edge")
     blurred = np.mean([padded[y : y + 64, x : x + 64] for y in range(5) for x in range(5)], axis=0)
-    assert motion_judge.name_shape(blurred > 0.5) == shape
+    assert motion_judge.name_shape([blurred > 0.5]) == shape
 
 
 def test_an_ellipse_and_a_bar_are_no_shape_of_this_world() -> None:
     y, x = np.mgrid[:64, :64] - 32
-    assert motion_judge.name_shape((x / 24) ** 2 + (y / 9) ** 2 < 1) is None
-    assert motion_judge.name_shape((abs(x) < 24) & (abs(y) < 7)) is None
+    assert motion_judge.name_shape([(x / 24) ** 2 + (y / 9) ** 2 < 1]) is None
+    assert motion_judge.name_shape([(abs(x) < 24) & (abs(y) < 7)]) is None
