@@ -287,6 +287,23 @@ def test_a_flush_waits_for_what_is_being_sent(make_desk: MakeDesk) -> None:
     assert flushed == [True]
 
 
+def test_a_flush_does_not_wait_for_the_announcement_of_a_job_that_has_ended(
+    make_desk: MakeDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = make_desk(0)  # no sender comes round to drop it
+    desk.callbacks._outbox_due = None
+    desk.callbacks.start()
+    held = desk.take("a")
+    desk.announce(held)
+    until(lambda: bool(desk.callbacks._announcements), WAIT_S)
+    desk.callbacks.flush(0.0)
+    assert "callbacks are left" in caplog.text
+    caplog.clear()
+    held.ended = True
+    desk.callbacks.flush(0.0)
+    assert caplog.text == ""
+
+
 def test_announcing_a_job_waits_for_no_sender(make_desk: MakeDesk) -> None:
     desk = make_desk(1)
     desk.callbacks.start()

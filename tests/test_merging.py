@@ -243,7 +243,6 @@ def test_a_pass_whose_jobs_are_all_cancelled_ends_at_once(merged: Installation) 
 
 def test_a_stopping_worker_returns_all_jobs_of_the_pass_in_their_order(merged: Installation) -> None:
     entered, release = stopped_in_its_first_step(merged)
-    merged.overrides["DRAIN_S"] = 20
     documents = jobs("a", "b", "c")
     merged.push(*documents)
     with merged.serving() as built:

@@ -277,7 +277,6 @@ def test_a_worker_whose_first_lease_meets_a_dead_connection_waits_for_the_next_o
     built = installation.build()
     proxy.refusing = True
     proxy.cut()
-    built.worker._exit_now = lambda _code: None
     exits: list[int] = []
     serving = threading.Thread(target=lambda: exits.append(built.worker.run()))
     serving.start()

@@ -78,16 +78,15 @@ def test_a_device_that_hangs_returns_its_job_with_blame_and_ends_the_process(
         entered.set()
         release.wait(30)
 
-    exits: list[int] = []
     installation.engine = FakeEngine(before_step=before_step)
-    built = installation.build(exit_now=exits.append)
+    built = installation.build()
     thread = threading.Thread(target=built.worker.run, daemon=True)
     thread.start()
     installation.push(payload())
     assert entered.wait(20)
     built.progress.hung = lambda: True  # type: ignore[method-assign]
-    until(lambda: exits != [])
-    assert exits[0] == 70
+    until(lambda: installation.exits != [])
+    assert installation.exits[0] == 70
     assert installation.client.llen("sdxl_queue") == 1
     assert installation.client.hvals("{sdxl_queue}:deliveries") == [b"1:0"]
     # A real process is gone now; here its threads are ended by hand, before they take another test's job.

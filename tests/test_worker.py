@@ -231,7 +231,6 @@ def test_a_stopping_worker_returns_the_job_that_would_take_too_long(installation
         release.wait(20)
 
     installation.engine = FakeEngine(before_step=before_step)
-    installation.overrides["DRAIN_S"] = 20
     with installation.serving() as built:
         installation.push(payload())
         assert entered.wait(20)
@@ -288,14 +287,13 @@ def test_a_callback_describes_the_files_of_its_own_run_when_a_job_stands_twice_i
 
 
 def test_a_thread_that_breaks_ends_the_process_and_gives_its_jobs_back(installation: Installation) -> None:
-    exits: list[int] = []
-    built = installation.build(exit_now=exits.append)
+    built = installation.build()
     built.pipeline.intake = lambda lease: 1 / 0  # type: ignore[assignment,method-assign,return-value]
     thread = threading.Thread(target=built.worker.run, daemon=True)
     thread.start()
     installation.push(payload())
-    until(lambda: exits != [])
-    assert exits == [70]
+    until(lambda: installation.exits != [])
+    assert installation.exits == [70]
     assert installation.client.llen("sdxl_queue") == 1
     built.worker._to_generate.put(None)
     thread.join(10)

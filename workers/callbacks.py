@@ -123,9 +123,9 @@ class Callbacks:
 
     def _nothing_due(self, deadline: float) -> bool:
         due = self._outbox_due is not None and self._outbox_due <= deadline
-        return self._closed or not (
-            due or self._sending or any(item.due <= deadline for item in self._announcements)
-        )
+        # What announces a job that has ended is dropped, by the next sender that comes round.
+        announcing = any(item.due <= deadline and not item.held.ended for item in self._announcements)
+        return self._closed or not (due or self._sending or announcing)
 
     def _run(self) -> None:
         while True:

@@ -34,6 +34,8 @@ class Installation:
     kind_name: str = "sdxl"
     engine: Engine = field(default_factory=FakeEngine)
     overrides: dict[str, Any] = field(default_factory=dict)
+    exits: list[int] = field(default_factory=list)
+    """Exit codes with which a worker would have ended the process at once, and the tests with it."""
 
     def __post_init__(self) -> None:
         self.client: Any = redis.Redis.from_url(self.redis_url)
@@ -65,18 +67,21 @@ class Installation:
                 "BLOCK_S": 1,
                 "HEARTBEAT_S": 1,
                 "LEASE_S": 5,
+                "DRAIN_S": 20,
                 **self.overrides,
             },
         )
-        return build(kind, settings, once=once, **more)
+        return build(kind, settings, once=once, exit_now=self.exits.append, **more)
 
     def run_once(self) -> int:
         """Handle what waits, deliver the callbacks, end."""
         built = self.build(once=True)
         try:
-            return built.worker.run()
+            code = built.worker.run()
         finally:
             built.close()
+        assert self.exits == [], "the worker did not end by itself within DRAIN_S"
+        return code
 
     def run_jobs(self, *documents: dict[str, Any] | bytes, spelling: str = "object") -> list[Received]:
         """Push, handle, and return each job's terminal callback."""
@@ -90,9 +95,7 @@ class Installation:
     @contextmanager
     def serving(self, **more: Any) -> Iterator[Built]:
         """A worker that serves in a thread until the end of the block, then drains."""
-        exits: list[int] = []
         built = self.build(**more)
-        built.worker._exit_now = exits.append
         thread = threading.Thread(target=built.worker.run)
         thread.start()
         try:
