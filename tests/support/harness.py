@@ -106,6 +106,7 @@ class Installation:
             thread.join(30)
             built.close()
             assert not thread.is_alive()
+            assert self.exits == [], "the worker did not end by itself within DRAIN_S"
 
     def asset(self, callback: Received, index: int = 0) -> Path:
         document = callback.document
