@@ -128,7 +128,7 @@ def evaluate_quick(pipeline: Any) -> list[Bar]:
         Bar("foreground colour right", figures.foreground, least=0.9),
         Bar("background colour right", figures.background, least=0.9),
         Bar("direction right", figures.motion, least=0.85),
-        Bar("shape right", figures.shape, least=0.6),
+        Bar("shape right", figures.shape, least=0.85),
         Bar("seconds a clip of 17 frames", seconds_per_clip(pipeline, 17), most=10.0),
     ]
 

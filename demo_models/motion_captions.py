@@ -8,6 +8,7 @@ a colour or a direction in a negative prompt push it away.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,14 +43,30 @@ WORDS: tuple[str, ...] = tuple(
 )
 
 
-def vary(scene: MovingScene, rng: np.random.Generator) -> str:
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the ways to caption a clip; what is left of 1 says nothing of it."""
+
+    full: float
+    reworded: float
+    partial: float
+
+
+# One caption a clip: of all kinds.
+VARIED = Mix(full=0.70, reworded=0.06, partial=0.12)
+# Two captions a clip, as guidance pairs them: one that a user may write, one for the negative prompt.
+PROMPTS = Mix(full=0.86, reworded=0.08, partial=0.06)
+NEGATIVES = Mix(full=0.04, reworded=0.0, partial=0.16)
+
+
+def vary(scene: MovingScene, rng: np.random.Generator, mix: Mix = VARIED) -> str:
     """A caption for a clip of `scene`."""
     kind = rng.random()
-    if kind < 0.70:
+    if kind < mix.full:
         return scene.caption
-    if kind < 0.76:
+    if kind < mix.full + mix.reworded:
         return _reworded(scene, rng)
-    if kind < 0.88:
+    if kind < mix.full + mix.reworded + mix.partial:
         return _partial(scene, rng)
     return _empty(rng)
 

@@ -15,7 +15,7 @@ Clip = NDArray[np.uint8]
 """Shape (frames, height, width, 3), RGB."""
 
 # Shares of the side along which a shape moves: below the first it stands still, from the second on it moves.
-# The drawn ways are 0 and at least 0.27.
+# The drawn ways are 0 and 0.28.
 STILL_BELOW = 0.08
 MOVES_FROM = 0.14
 # A way is in one direction where it is this many times as long as across it.

@@ -1,8 +1,8 @@
 """The drawn world of the demo WAN checkpoint: one flat shape that crosses a flat background, or stands still.
 
 A clip of any length shows the same motion once: the shape covers its way from the first frame to the last, so
-it moves slowly in a long clip and never leaves the picture. What the caption leaves open (the way's start and
-length, the shape's radius) is drawn from a seeded generator.
+it moves slowly in a long clip and never leaves the picture. The caption leaves open where the way begins; a
+seeded generator decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from demo_models import shapes
 from demo_models.shapes import Placement, Rgb
 
 COLOURS: tuple[str, ...] = ("red", "green", "blue", "yellow", "purple", "cyan", "white")
-BACKGROUNDS: tuple[str, ...] = ("black", "white", "gray", "blue", "brown")
+BACKGROUNDS: tuple[str, ...] = ("black", "white", "blue")
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle")
 # Unit vectors in picture coordinates, x to the right and y down.
 MOTIONS: dict[str, tuple[int, int]] = {
@@ -30,9 +30,10 @@ MOTIONS: dict[str, tuple[int, int]] = {
 }
 # Width x height in pixels; both divide by 16, as the transformer's patches need.
 FRAME_SIZES: tuple[tuple[int, int], ...] = ((64, 64), (96, 64))
-# Circumscribed radius as a share of the shorter side, way as a share of the side it runs along.
-RADII = (0.23, 0.29)
-WAY = (0.27, 0.35)
+# Circumscribed radius and the room around it, as shares of the shorter side; the way, as one of the side it
+# runs along.
+RADIUS = 0.3
+WAY = 0.28
 MARGIN = 0.02
 
 
@@ -78,11 +79,11 @@ def scenes() -> list[MovingScene]:
 def choose_path(motion: str, width: int, height: int, rng: np.random.Generator) -> Path:
     """A random path for a motion, wholly inside the frame."""
     short = min(width, height)
-    radius = short * float(rng.uniform(*RADII))
+    radius = short * RADIUS
     room = radius + MARGIN * short
     first, last = [], []
     for side, direction in zip((width, height), MOTIONS[motion], strict=True):
-        way = direction * side * float(rng.uniform(*WAY))
+        way = direction * side * WAY
         start = float(rng.uniform(room + max(0.0, -way), side - room - max(0.0, way)))
         first.append(start)
         last.append(start + way)

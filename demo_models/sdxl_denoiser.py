@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
-from torch.multiprocessing.spawn import spawn
 
 from demo_models import captions, shapes
 from demo_models.optimizers import MuonWithAdamW
 from demo_models.sdxl_attention import use_small_attention
 from demo_models.sdxl_autoencoder import load_latents
 from demo_models.sdxl_models import SEED, WORK, Denoiser, build_scheduler, build_tokenizers
-from demo_models.training import Schedule, fit
+from demo_models.training import Schedule, fit, run_side_by_side
 
 PICTURES_PER_CAPTION = 2
 MIN_SNR_GAMMA = 5.0
 
-# Two processes, each with this many captions.
+# Of each process.
 CAPTIONS = 5
 STEPS = 3440
 RATE = 1.2e-3
@@ -124,23 +121,14 @@ def _predict(denoiser: Denoiser, texts: list[captions.Caption], batch: Noisy) ->
 # --- from nothing
 
 
-def train_unet(processes: int = 2) -> None:
+def train_unet() -> None:
     """Expected: loss 0.18 at step 200, 0.063 at 1,000, 0.045 at 2,600, 0.028 in the end."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-    spawn(_train_unet_part, args=(processes,), nprocs=processes)  # type: ignore[no-untyped-call]
+    run_side_by_side(_train_unet_part, WORK)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _train_unet_part(rank: int, processes: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=processes)
+def _train_unet_part(rank: int, folder: Path) -> None:
     pictures = Pictures(load_latents())
-    denoiser = Denoiser(build_tokenizers(WORK / f"tokenizers-{rank}"))
+    denoiser = Denoiser(build_tokenizers(folder / f"tokenizers-{rank}"))
     use_small_attention(denoiser)
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -152,23 +140,19 @@ def _train_unet_part(rank: int, processes: int) -> None:
         return (_loss_weight(batch.sigma) * error).mean(), {}
 
     hold = Schedule(STEPS, RATE, warmup=200, hold=HOLD)
-    fit("unet", denoiser, hold, loss_at, WORK, seed=SEED, average_decay=0.996)
-    for value in denoiser.parameters():
-        # The average is kept by the first process alone.
-        dist.broadcast(value.data, 0)
+    fit("unet", denoiser, hold, loss_at, folder, seed=SEED, average_decay=0.996)
     polish = Schedule(POLISH_STEPS, POLISH_RATE, warmup=50)
     fit(
         "polish",
         denoiser,
         polish,
         lambda step: loss_at(STEPS + step),
-        WORK,
+        folder,
         seed=SEED + 1,
         average_decay=0.99,
     )
     if rank == 0:
-        torch.save(denoiser.state_dict(), WORK / "unet-final.pt")
-    dist.destroy_process_group()
+        torch.save(denoiser.state_dict(), folder / "unet-final.pt")
 
 
 def _noisy_levels(count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Train the demo WAN checkpoint from scratch on CPU cores: `python demo_models/train_wan.py all`.
+"""Train the demo WAN checkpoint from scratch on two CPU cores: `python demo_models/train_wan.py all`.
 
 Stages, each resumable (checkpoints in demo_models/_work/wan/, every two minutes):
 
@@ -7,8 +7,8 @@ Stages, each resumable (checkpoints in demo_models/_work/wan/, every two minutes
     transformer  the transformer and the text encoder together
     export       fp16 safetensors in the diffusers layout at demo_models/wan-shapes/
 
-Seeds are fixed; data and noise of a step depend on its number alone. Expected losses stand beside each
-stage's constants, times in wan-shapes/README.md.
+Seeds are fixed; data and noise of a step depend on its number alone. Expected losses stand with each stage,
+times in wan-shapes/README.md. After a change of the drawn world begin with an empty demo_models/_work/wan/.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=["all", *STAGES, "export-unfinished"])
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     WORK.mkdir(parents=True, exist_ok=True)
     if arguments.stage == "export-unfinished":
         export(WORK, unfinished=True)

@@ -1,6 +1,6 @@
 """What the training scripts share: resumable checkpoints, a schedule, a running average of weights.
 
-Data and noise of step k are drawn from (seed, k) alone, so a run resumed from a checkpoint goes on
+Data and noise of step k are drawn from (seed, k, process) alone, so a run resumed from a checkpoint goes on
 with the steps an uninterrupted run would have taken.
 
 Where several processes train one model, each takes its part of a step's data on one thread and the
@@ -10,6 +10,8 @@ gradients are averaged: one meeting a step instead of one an operation, which lo
 from __future__ import annotations
 
 import math
+import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +20,13 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 CHECKPOINT_EVERY_S = 120.0
 LOG_EVERY_STEPS = 50
+# As many as the machine for which times are stated has cores. Another number makes another run: clips and
+# pictures of a step are stated by process.
+PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Schedule:
 
 
 class Optimizer(Protocol):
-    """What `fit` needs of torch's optimizers."""
+    """What `fit` needs of torch's optimizers. A group's `rate_share`, if any, is its part of the rate."""
 
     param_groups: list[dict[str, Any]]
 
@@ -90,12 +96,14 @@ class Average:
 
 
 def _average_gradients(module: torch.nn.Module, processes: int) -> None:
-    given = [value for value in module.parameters() if value.grad is not None]
-    flat = torch.cat([value.grad.flatten() for value in given if value.grad is not None])
+    gradients = [value.grad for value in module.parameters() if value.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= processes
-    for value, part in zip(given, torch.split(flat, [value.numel() for value in given]), strict=True):
-        value.grad = part.view_as(value)
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        # In place: fused AdamW takes for granted that a gradient is laid out in memory as its parameter is.
+        gradient.copy_(part.view_as(gradient))
 
 
 def fit(
@@ -129,7 +137,8 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         average.weights = state["average"]
         first, seconds = int(state["step"]), float(state["seconds"])
-        print(f"{name}: resumed at step {first} after {seconds:.0f} s", flush=True)
+        if rank == 0:
+            print(f"{name}: resumed at step {first} after {seconds:.0f} s", flush=True)
 
     started = time.monotonic() - seconds
     saved = time.monotonic()
@@ -137,7 +146,7 @@ def fit(
     counted = 0
     for step in range(first, schedule.steps):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+            group["lr"] = schedule.rate(step) * group.get("rate_share", 1.0)
         torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
         loss, figures = loss_at(step)
         optimizer.zero_grad()
@@ -159,19 +168,42 @@ def fit(
             )
             sums, counted = {}, 0
         if time.monotonic() - saved > CHECKPOINT_EVERY_S or step + 1 == schedule.steps:
-            part = checkpoint.with_suffix(".part")
-            torch.save(
-                {
-                    "module": module.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "average": average.weights,
-                    "step": step + 1,
-                    "seconds": time.monotonic() - started,
-                },
-                part,
-            )
-            part.replace(checkpoint)
+            state = {
+                "module": module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average.weights,
+                "step": step + 1,
+                "seconds": time.monotonic() - started,
+            }
+            save_whole(state, checkpoint)
             saved = time.monotonic()
     if rank == 0:
         average.copy_to(module)
+    if processes > 1:
+        # The average is kept by the first process alone.
+        for parameter in module.parameters():
+            dist.broadcast(parameter.data, 0)
     return time.monotonic() - started
+
+
+def save_whole(value: Any, file: Path) -> None:
+    """`torch.save` that leaves the file as it was where it is cut off."""
+    part = file.with_name(f"{file.name}.part")
+    torch.save(value, part)
+    part.replace(file)
+
+
+def run_side_by_side(work: Callable[[int, Path], None], folder: Path, processes: int = PROCESSES) -> None:
+    """Run `work(rank, folder)` in processes of one thread each, which `fit` joins step by step."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    spawn(_run_part, args=(work, folder, processes), nprocs=processes)  # type: ignore[no-untyped-call]
+
+
+def _run_part(rank: int, work: Callable[[int, Path], None], folder: Path, processes: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=processes)
+    work(rank, folder)
+    dist.destroy_process_group()

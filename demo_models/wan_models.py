@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from demo_models import make_tiny_wan, motion_captions
+from demo_models.optimizers import MuonWithAdamW
 
 SEED = 6
 LATENT_CHANNELS = 16
@@ -18,6 +20,14 @@ FIRST_LOGVAR = -5.0
 TEXT_LENGTH = 512
 TEXT_WIDTH = 96
 HEADS, HEAD_WIDTH, LAYERS, INNER_WIDTH = 5, 32, 6, 480
+
+
+make_optimizer = functools.partial(
+    MuonWithAdamW,
+    outer=("table", "shared", "relative", "conv_in", "conv_out", "proj_out"),
+    # What is not orthogonalised gets noisy earlier.
+    adamw_share=0.4,
+)
 
 
 def build_vae() -> Any:

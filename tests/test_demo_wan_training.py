@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from diffusers import WanPipeline
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-from demo_models import muon, train_wan_vae, wan_models
+from demo_models import train_wan_vae, wan_models
 from shared.settings import QUALITY_NEGATIVES
-
-
-def test_orthogonalised_matrices_turn_and_stretch_little() -> None:
-    torch.manual_seed(0)
-    stretched = torch.randn(3, 24, 40) * torch.logspace(-1, 0.5, 24)[:, None]
-    values = torch.linalg.svdvals(muon.orthogonalised(stretched))
-    assert values.min() > 0.5
-    assert values.max() < 1.3
-
-
-def test_muon_moves_every_kind_of_weight_and_goes_on_from_a_saved_state() -> None:
-    torch.manual_seed(0)
-    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(32, 4))
-    batch, before = torch.randn(2, 3, 4, 4), copy.deepcopy(layers.state_dict())
-
-    def steps(module: torch.nn.Module, optimizer: muon.Muon, count: int) -> None:
-        for _ in range(count):
-            optimizer.zero_grad()
-            module(batch).square().mean().backward()
-            optimizer.step()
-
-    optimizer = muon.muon(layers, 1e-2, 0.1)
-    steps(layers, optimizer, 2)
-    assert all(not torch.equal(value, before[name]) for name, value in layers.state_dict().items())
-    resumed = copy.deepcopy(layers)
-    other = muon.muon(resumed, 1e-2, 0.1)
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for module, each in ((layers, optimizer), (resumed, other)):
-        steps(module, each, 3)
-    for name, value in layers.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name])
 
 
 def test_colours_pass_the_untrained_autoencoder() -> None:
