@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from demo_models.shapes import Scene
-from demo_models.vocabulary import NEGATIVE_TERMS, OTHER_WORDS
+from demo_models.vocabulary import NEGATIVE_TERMS, OTHER_WORDS, pick
 
 # None stands for zero embeddings instead of a text.
 Caption = str | None
@@ -62,21 +62,17 @@ def vary(scene: Scene, rng: np.random.Generator, mix: Mix = VARIED) -> Caption:
     return _dropped(rng)
 
 
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
 def _reworded(scene: Scene, rng: np.random.Generator) -> str:
     thing = " ".join(word for word in (scene.size, scene.colour, scene.shape) if word is not None)
     forms = (
         scene.caption.replace("a ", "the ", 1),
         f"{thing} on {scene.background} background",
         f"{thing}, {scene.background} background",
-        f"{_pick(_LEADS, rng)} {scene.caption}",
-        f"{scene.caption}, {_pick(_TRAILS, rng)}",
-        f"{_pick(_LEADS, rng)} {scene.caption}, {_pick(_TRAILS, rng)}",
+        f"{pick(_LEADS, rng)} {scene.caption}",
+        f"{scene.caption}, {pick(_TRAILS, rng)}",
+        f"{pick(_LEADS, rng)} {scene.caption}, {pick(_TRAILS, rng)}",
     )
-    return _pick(forms, rng)
+    return pick(forms, rng)
 
 
 def _partial(scene: Scene, rng: np.random.Generator) -> str:
@@ -120,6 +116,6 @@ def _terms(rng: np.random.Generator) -> list[str]:
 def _word(rng: np.random.Generator) -> str:
     """A word that says nothing here: a known one, or letters that fall into pieces of words."""
     if rng.random() < 0.6:
-        return _pick(OTHER_WORDS, rng)
+        return pick(OTHER_WORDS, rng)
     letters = rng.integers(26, size=int(rng.integers(2, 10)))
     return "".join(string.ascii_lowercase[int(letter)] for letter in letters)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 
@@ -25,12 +24,15 @@ if __package__ in (None, ""):
 
 from demo_models import evaluate_wan, judge, shapes
 from demo_models.bars import Bar, report
+from demo_models.sampling import outputs, save_sheet, spread, to_pixels
 from demo_models.shapes import Scene
 
 HERE = Path(__file__).parent
 # What the product puts behind every negative prompt.
 ALWAYS_NEGATIVE = "child, minor"
 BATCH = 8
+# Seed of the order in which scenes are measured.
+ORDER = 2024
 
 
 @dataclass(frozen=True)
@@ -88,21 +90,21 @@ def sample(
 ) -> list[judge.Pixels]:
     """One picture a prompt and seed, (height, width, 3) each."""
     negative = ", ".join(term for term in (sampling.negative, ALWAYS_NEGATIVE) if term)
-    pictures: list[judge.Pixels] = []
-    for first in range(0, len(prompts), BATCH):
-        part = list(prompts[first : first + BATCH])
-        output = pipeline(
-            prompt=part,
-            negative_prompt=[negative] * len(part),
+    return [
+        picture
+        for output in outputs(
+            pipeline,
+            prompts,
+            seeds,
+            negative,
+            BATCH,
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
             width=sampling.width,
             height=sampling.height,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds[first : first + BATCH]],
-            output_type="np",
         )
-        pictures += list(np.rint(output.images * 255).astype(np.uint8))
-    return pictures
+        for picture in to_pixels(output.images)
+    ]
 
 
 def accuracy(scenes: Sequence[Scene], pictures: Sequence[judge.Pixels]) -> Accuracy:
@@ -137,12 +139,6 @@ def fisher_exact(fewer: int, of_fewer: int, more: int, of_more: int) -> float:
     hits, total = fewer + more, of_fewer + of_more
     ways = [math.comb(of_fewer, k) * math.comb(of_more, hits - k) for k in range(min(hits, fewer) + 1)]
     return sum(ways) / math.comb(total, hits)
-
-
-def spread(scenes: Sequence[Scene], count: int) -> list[Scene]:
-    """`count` scenes in a fixed random order, so that every attribute is met about equally often."""
-    order = np.random.default_rng(2024).permutation(len(scenes))
-    return [scenes[int(order[k % len(order)])] for k in range(count)]
 
 
 def negative_prompt_effect(
@@ -183,7 +179,7 @@ def seconds_per_picture(pipeline: Any, repeats: int) -> float:
 
 
 def evaluate_sdxl_quick(pipeline: Any) -> list[Bar]:
-    scenes = spread(shapes.scenes(), 24)
+    scenes = spread(shapes.scenes(), 24, ORDER)
     figures = accuracy(scenes, sample(pipeline, [scene.caption for scene in scenes], range(24), Sampling()))
     print(f"25 steps, guidance 6.5: {figures}")
     # These guard the shipped checkpoint against getting worse; the aims stand in the full run.
@@ -196,7 +192,7 @@ def evaluate_sdxl_quick(pipeline: Any) -> list[Bar]:
 
 
 def evaluate_sdxl_full(pipeline: Any, count: int, show: Path | None) -> list[Bar]:
-    scenes = spread(shapes.scenes(), count)
+    scenes = spread(shapes.scenes(), count, ORDER)
     captions = [scene.caption for scene in scenes]
 
     def measured(title: str, number: int, sampling: Sampling) -> Accuracy:
@@ -219,7 +215,7 @@ def evaluate_sdxl_full(pipeline: Any, count: int, show: Path | None) -> list[Bar
     with_it, of_with, without, of_without = negative_prompt_effect(pipeline, 24, colours)
     print(f"negative prompt: its colour in {with_it}/{of_with} circles, without it in {without}/{of_without}")
     if show is not None:
-        save_sheet(drawn[:40], show)
+        save_sheet(drawn[:40], show, columns=8)
     return [
         Bar("captions measured", count, least=200),
         Bar("foreground colour right, 25 steps, guidance 6.5", main.foreground, least=0.95),
@@ -241,14 +237,6 @@ def evaluate_sdxl_full(pipeline: Any, count: int, show: Path | None) -> list[Bar
 
 def _mean(figures: Accuracy) -> float:
     return statistics.mean((figures.foreground, figures.background, figures.shape, figures.size))
-
-
-def save_sheet(pictures: Sequence[judge.Pixels], path: Path, columns: int = 8) -> None:
-    """Pictures of one size side by side, row by row, as one PNG."""
-    from PIL import Image
-
-    rows = [np.hstack(pictures[first : first + columns]) for first in range(0, len(pictures), columns)]
-    Image.fromarray(np.vstack([row for row in rows if row.shape == rows[0].shape])).save(path)
 
 
 def main() -> int:

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import WanPipeline
-from PIL import Image
 
 from demo_models import motion_judge, motions
 from demo_models.bars import Bar
 from demo_models.motion_captions import USUAL_NEGATIVES
 from demo_models.motion_judge import Clip, ClipObservation
 from demo_models.motions import MovingScene
+from demo_models.sampling import outputs, save_sheet, spread, to_pixels
 
 BATCH = 10
+# Seed of the order in which scenes are measured.
+ORDER = 2025
 # About twice the step of the fastest drawn clip of 17 frames.
 SMOOTH_BELOW = 0.05
 
@@ -70,22 +72,22 @@ def load_wan(checkpoint: Path) -> Any:
 
 def sample(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[Clip]:
     """One clip a prompt and seed."""
-    clips: list[Clip] = []
-    for first in range(0, len(prompts), BATCH):
-        part = list(prompts[first : first + BATCH])
-        frames = pipeline(
-            prompt=part,
-            negative_prompt=[sampling.negative] * len(part),
+    return [
+        clip
+        for output in outputs(
+            pipeline,
+            prompts,
+            seeds,
+            sampling.negative,
+            BATCH,
             num_frames=sampling.frames,
             width=sampling.width,
             height=sampling.height,
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds[first : first + BATCH]],
-            output_type="np",
-        ).frames
-        clips += list(np.rint(frames * 255).astype(np.uint8))
-    return clips
+        )
+        for clip in to_pixels(output.frames)
+    ]
 
 
 def accuracy(scenes: Sequence[MovingScene], clips: Sequence[Clip]) -> Accuracy:
@@ -104,16 +106,9 @@ def accuracy(scenes: Sequence[MovingScene], clips: Sequence[Clip]) -> Accuracy:
     )
 
 
-def spread(count: int) -> list[MovingScene]:
-    """`count` scenes in a fixed random order, so that every attribute is met about equally often."""
-    scenes = motions.scenes()
-    order = np.random.default_rng(2025).permutation(len(scenes))
-    return [scenes[int(order[k % len(order)])] for k in range(count)]
-
-
 def seconds_per_clip(pipeline: Any, frames: int) -> float:
     """Seconds of one clip of 25 steps, alone in its batch, after one of one step for warming up."""
-    caption = spread(1)[0].caption
+    caption = spread(motions.scenes(), 1, ORDER)[0].caption
     sample(pipeline, [caption], [0], Sampling(frames=frames, num_inference_steps=1))
     started = time.perf_counter()
     sample(pipeline, [caption], [0], Sampling(frames=frames))
@@ -122,7 +117,7 @@ def seconds_per_clip(pipeline: Any, frames: int) -> float:
 
 def evaluate_quick(pipeline: Any) -> list[Bar]:
     """What guards the shipped checkpoint against getting worse; what it should reach is in the full run."""
-    scenes = spread(20)
+    scenes = spread(motions.scenes(), 20, ORDER)
     figures = _measured(pipeline, scenes, "17 frames", Sampling())
     return [
         Bar("foreground colour right", figures.foreground, least=0.9),
@@ -134,15 +129,15 @@ def evaluate_quick(pipeline: Any) -> list[Bar]:
 
 
 def evaluate_full(pipeline: Any, count: int, show: Path | None) -> list[Bar]:
-    scenes = spread(count)
+    scenes = spread(motions.scenes(), count, ORDER)
     base = Sampling()
     clips = sample(pipeline, [scene.caption for scene in scenes], range(count), base)
     main = accuracy(scenes, clips)
     print(f"17 frames: {main}", flush=True)
     if show is not None:
-        save_sheet(clips[:24], show)
+        save_sheet([_strip(clip) for clip in clips[:24]], show, columns=4)
     pictures = _measured(pipeline, scenes, "single frames", replace(base, frames=1))
-    few = scenes[: min(count, 30)]
+    few = scenes[:30]
     wide = _measured(pipeline, few, "17 frames of 96x64", replace(base, width=96))
     long = _measured(pipeline, few[:20], "81 frames", replace(base, frames=81))
     high = _measured(
@@ -182,8 +177,6 @@ def _mean(figures: Accuracy) -> float:
     return statistics.mean((figures.foreground, figures.background, figures.shape, figures.motion))
 
 
-def save_sheet(clips: Sequence[Clip], path: Path, columns: int = 4) -> None:
-    """Clips of one size, first, middle and last frame of each side by side, as one PNG."""
-    strips = [np.hstack([clip[0], clip[len(clip) // 2], clip[-1]]) for clip in clips]
-    rows = [np.hstack(strips[first : first + columns]) for first in range(0, len(strips), columns)]
-    Image.fromarray(np.vstack([row for row in rows if row.shape == rows[0].shape])).save(path)
+def _strip(clip: Clip) -> Clip:
+    """Its first, middle and last frame side by side."""
+    return np.hstack([clip[0], clip[len(clip) // 2], clip[-1]])

@@ -7,14 +7,13 @@ a colour or a direction in a negative prompt push it away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from demo_models import motions
 from demo_models.motions import MovingScene
-from demo_models.vocabulary import NEGATIVE_TERMS, OTHER_WORDS
+from demo_models.vocabulary import NEGATIVE_TERMS, OTHER_WORDS, pick
 
 VIDEO_TERMS = (
     *("static", "flickering", "jitter", "subtitles", "fused fingers", "distorted", "camera shake"),
@@ -71,31 +70,27 @@ def vary(scene: MovingScene, rng: np.random.Generator, mix: Mix = VARIED) -> str
     return _empty(rng)
 
 
-def _one(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
 def _reworded(scene: MovingScene, rng: np.random.Generator) -> str:
     caption = scene.caption
     forms = (
         caption.replace("a ", "the ", 1),
         caption.capitalize(),
         f"{caption}.",
-        f"{_one(_LEADS, rng)} {caption}",
-        f"{caption}, {_one(_TRAILS, rng)}",
+        f"{pick(_LEADS, rng)} {caption}",
+        f"{caption}, {pick(_TRAILS, rng)}",
         f"{scene.colour} {scene.shape} {scene.motion}, {scene.background} background",
         # As captions of pictures are.
         f"a {scene.colour} {scene.shape} on a {scene.background} background",
         f"a {scene.colour} {scene.shape} on a {scene.background} background",
     )
-    return _one(forms, rng)
+    return pick(forms, rng)
 
 
 def _partial(scene: MovingScene, rng: np.random.Generator) -> str:
     """One or two parts of the caption, alone or within a list of meaningless terms."""
     parts = [scene.colour, scene.colour, scene.shape, scene.motion, scene.motion]
     parts += [f"{scene.colour} {scene.shape}", f"{scene.background} background"]
-    chosen = {_one(parts, rng) for _ in range(1 if rng.random() < 0.7 else 2)}
+    chosen = {pick(parts, rng) for _ in range(1 if rng.random() < 0.7 else 2)}
     form = rng.random()
     if form < 0.4:
         return ", ".join(sorted(chosen))

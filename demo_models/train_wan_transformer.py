@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from demo_models import motion_captions, motions
 from demo_models.motions import MovingScene
 from demo_models.train_wan_vae import CLIPS, WHOLE, Kind, latents_file, scenes_shown
-from demo_models.training import Schedule, fit, run_side_by_side
+from demo_models.training import Schedule, fit_parts, run_side_by_side, save_whole
 from demo_models.wan_models import SEED, SHIFT, Denoiser, make_optimizer
 
 # What 25 steps are asked for with (the quality `fast`), and how much of the loss its clips get: at more, what
@@ -100,7 +99,7 @@ def _train_transformer_part(rank: int, folder: Path) -> None:
     clips = Clips(folder)
     denoiser = Denoiser()
 
-    def loss_at(step: int, number: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss_at(number: int, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng([SEED, 3 + number, step, rank])
         part = PARTS[number]
         kind, count = part.turns[step % len(part.turns)]
@@ -108,22 +107,19 @@ def _train_transformer_part(rank: int, folder: Path) -> None:
         batch = _noisy(latents, _levels(part, count, rng), rng)
         return (_paired_loss if part.paired else _plain_loss)(denoiser, scenes, batch, rng)
 
-    seconds = 0.0
-    for number, part in enumerate(PARTS):
-        seconds += fit(
-            part.name,
-            denoiser,
-            part.schedule,
-            functools.partial(loss_at, number=number),
-            folder,
-            seed=SEED + number,
-            average_decay=0.996,
-            weight_decay=0.02,
-            optimize=make_optimizer,
-        )
+    seconds = fit_parts(
+        PARTS,
+        denoiser,
+        loss_at,
+        folder,
+        seed=SEED,
+        average_decay=0.996,
+        weight_decay=0.02,
+        optimize=make_optimizer,
+    )
     if rank == 0:
         print(f"transformer: {seconds:.0f} s")
-        torch.save(denoiser.state_dict(), folder / "transformer-final.pt")
+        save_whole(denoiser.state_dict(), folder / "transformer-final.pt")
 
 
 class Clips:
@@ -152,7 +148,10 @@ class Noisy:
 
 
 def _levels(part: Part, count: int, rng: np.random.Generator) -> torch.Tensor:
-    """Noise levels (count,) before the shift: one in each of as many equal strata."""
+    """Noise levels (count,) before the shift: one in each of as many equal strata.
+
+    Where the part is paired, half of them are brought between those at which shapes form.
+    """
     uniform = (rng.permutation(count) + rng.random(count)) / count
     if part.paired:
         shaping = rng.random(count) < 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from demo_models import motions, shapes
-from demo_models.training import PROCESSES, Schedule, fit, run_side_by_side, save_whole
+from demo_models.training import PROCESSES, Schedule, fit_parts, run_side_by_side, save_whole
 from demo_models.wan_models import SEED, build_vae, make_optimizer
 
 WINDOW = 48
@@ -143,26 +142,23 @@ def _train_vae_part(rank: int, folder: Path) -> None:
             "last": float(decibels[-1]),
         }
 
-    def loss_at(step: int, number: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss_at(number: int, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng([SEED, 10 * (number + 1), step, rank])
         batches = PARTS[number].batches
         count, frames = batches[step % len(batches)]
         return loss_of(to_tensor(np.stack([_window(rng, frames) for _ in range(count)])))
 
-    seconds = 0.0
-    for number, part in enumerate(PARTS):
-        seconds += fit(
-            part.name,
-            vae,
-            part.schedule,
-            functools.partial(loss_at, number=number),
-            folder,
-            seed=SEED + number,
-            average_decay=0.995,
-            max_norm=3.0,
-            weight_decay=0.0,
-            optimize=make_optimizer,
-        )
+    seconds = fit_parts(
+        PARTS,
+        vae,
+        loss_at,
+        folder,
+        seed=SEED,
+        average_decay=0.995,
+        max_norm=3.0,
+        weight_decay=0.0,
+        optimize=make_optimizer,
+    )
     if rank == 0:
         print(f"vae: {seconds:.0f} s")
         _finish_vae(vae, folder)
@@ -181,7 +177,7 @@ def _finish_vae(vae: Any, folder: Path) -> None:
     psnr = 10 * torch.log10(4 / (restored - clips).square().mean((0, 1, 3, 4)))
     print(f"vae: standard deviation by channel {[round(float(v), 2) for v in std]}")
     print(f"vae: PSNR by frame of whole clips {[round(float(v), 1) for v in psnr]} dB", flush=True)
-    torch.save({"vae": vae.state_dict(), "mean": mean, "std": std}, folder / "vae-final.pt")
+    save_whole({"vae": vae.state_dict(), "mean": mean, "std": std}, folder / "vae-final.pt")
 
 
 def load_vae(folder: Path) -> Any:

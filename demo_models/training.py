@@ -9,11 +9,12 @@ gradients are averaged: one meeting a step instead of one an operation, which lo
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -184,6 +185,45 @@ def fit(
         for parameter in module.parameters():
             dist.broadcast(parameter.data, 0)
     return time.monotonic() - started
+
+
+class Part(Protocol):
+    """One of several descents."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def schedule(self) -> Schedule: ...
+
+
+def fit_parts(
+    parts: Sequence[Part],
+    module: torch.nn.Module,
+    loss_at: Callable[[int, int], tuple[torch.Tensor, dict[str, float]]],
+    folder: Path,
+    *,
+    seed: int,
+    **settings: Any,
+) -> float:
+    """`fit` one part after the other, each from the averaged weights of the one before.
+
+    `loss_at(number, step)` is the loss in a part. The parts' seeds count from `seed`; `settings` are `fit`'s.
+
+    Returns:
+        Seconds of training of all parts.
+    """
+    return sum(
+        fit(
+            part.name,
+            module,
+            part.schedule,
+            functools.partial(loss_at, number),
+            folder,
+            seed=seed + number,
+            **settings,
+        )
+        for number, part in enumerate(parts)
+    )
 
 
 def save_whole(value: Any, file: Path) -> None:

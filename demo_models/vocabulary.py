@@ -10,8 +10,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from demo_models import shapes
 
@@ -54,6 +57,11 @@ OTHER_WORDS: tuple[str, ...] = tuple(
     is it its this that there are no not without only all
     """.split()
 )
+
+
+def pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    """One of the options, all alike."""
+    return options[int(rng.integers(len(options)))]
 
 
 def byte_symbols() -> list[str]:

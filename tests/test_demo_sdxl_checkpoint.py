@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from demo_models import evaluate, judge, shapes, to_single_file
+from demo_models import evaluate, judge, sampling, shapes, to_single_file
 from demo_models.evaluate import Sampling
 from demo_models.sdxl_autoencoder import to_tensor
 
@@ -82,7 +82,7 @@ def test_a_colour_in_the_negative_prompt_becomes_rare(pipeline: Any, free: list[
 
 
 def test_the_judge_names_drawn_pictures_right_after_the_autoencoder(pipeline: Any) -> None:
-    scenes = evaluate.spread(shapes.scenes(), 48)
+    scenes = sampling.spread(shapes.scenes(), 48, evaluate.ORDER)
     drawn = np.stack([shapes.picture(scene, 128, 128, seed) for seed, scene in enumerate(scenes)])
     with torch.no_grad():
         latents = pipeline.vae.encode(to_tensor(drawn)).latent_dist.mean
